@@ -1,0 +1,9 @@
+"""`python -m bnlint`."""
+
+from __future__ import annotations
+
+import sys
+
+from bnlint.cli import main
+
+sys.exit(main())

@@ -1,0 +1,276 @@
+"""The pipeline, on one page: target → build → inputs → trace → probe → rules → report.
+
+Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here knows a rule by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bnlint.job import Job, TargetReport, sort_findings
+from bnlint.registry import load_rules
+from bnlint.rule import Finding, Phase, Place, Rule, Severity, engine_finding
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import nn
+
+    from bnlint.graph.model import AuditedModel
+    from bnlint.graph.record import Recording
+    from bnlint.graph.source import Source
+    from bnlint.inputs import Inputs
+
+Emit = Callable[[str], None]
+
+
+def run(job: Job, emit: Emit) -> TargetReport:
+    """Audits a target given as text; user code is imported and run here, so only call it in the worker."""
+    from bnlint.build import BuildError, build
+    from bnlint.target import parse
+
+    started = time.perf_counter()
+    try:
+        built = build(parse(job.target), job.seed, emit)
+    except BuildError as error:
+        return TargetReport(job.target, "failed", device=job.device, findings=[_of(job, error.finding)])
+    seconds = time.perf_counter() - started
+    report = audit_module(built.model, job, source=built.source, user_module=built.module, name=built.name, emit=emit)
+    report.seconds = {"build": seconds, **report.seconds}
+    return report
+
+
+def audit_module(
+    model: nn.Module,
+    job: Job,
+    inputs: Any = None,
+    *,
+    source: Source | None = None,
+    user_module: ModuleType | None = None,
+    name: str = "",
+    emit: Emit = lambda stage: None,
+    keep_parameters: bool = False,
+) -> TargetReport:
+    """Audits a built model and leaves it as it was; `inputs` (tensor, tuple or dict) overrides the job's."""
+    from bnlint.graph.model import AuditedModel
+    from bnlint.graph.source import locate
+    from bnlint.graph.untouched import training_mode, untouched
+
+    rules = [rule(**job.rule_options.get(code, {})) for code, rule in _selected(job).items()]
+    run = _Run(job, rules, emit, TargetReport(job.target, device=job.device, parameters=_count(model)))
+    audited = AuditedModel(model, name or type(model).__name__, source or locate(model, None), job.loss, job.mode)
+    with untouched(model, values=True, parameters=keep_parameters), training_mode(model, job.mode == "train"):
+        run.stages(audited, inputs, user_module)
+    return run.report
+
+
+@dataclass
+class _Run:
+    """One pass through the stages; what each could not do is written into the report."""
+
+    job: Job
+    rules: list[Rule]
+    emit: Emit
+    report: TargetReport
+    findings: list[Finding] = field(default_factory=list)
+
+    def stages(self, audited: AuditedModel, inputs: Any, user_module: ModuleType | None) -> None:
+        given = self._inputs(audited, inputs, user_module)
+        if given is not None:
+            self._trace(audited, given)
+            self._probe(audited, given)
+        with self._stage("rules"):
+            for rule in self.rules:
+                self._check(rule, audited)
+        self._unexplained(audited)
+        self.report.findings = sort_findings([_of(self.job, f) for f in _grouped(self.findings)])
+
+    def _inputs(self, audited: AuditedModel, told: Any, user_module: ModuleType | None) -> Inputs | None:
+        from bnlint.inputs import InputError, from_values, resolve
+
+        if all(rule.phase in (Phase.SOURCE, Phase.MODULES) for rule in self.rules):
+            return None
+        try:
+            with self._stage("inputs"):
+                model = audited.module
+                given = from_values(model, told) if told is not None else resolve(model, self.job, user_module)
+                audited.module = _materialised(model, given)
+        except InputError as error:
+            self._fail(error.finding)
+            return None
+        audited.inputs = given
+        self.report.input = given.rows
+        return given
+
+    def _trace(self, audited: AuditedModel, given: Inputs) -> None:
+        from bnlint.graph.model import Graph
+
+        with self._stage("trace"):
+            recording, reason = _record(audited.module, given)
+            audited.graph = Graph(recording, audited.module)
+        self.report.ops = audited.graph.op_count
+        if reason:
+            self.report.notes.append(f"recorded on real tensors: {reason}")
+
+    def _probe(self, audited: AuditedModel, given: Inputs) -> None:
+        graph = audited.graph
+        if graph is None or not any(rule.phase in (Phase.FORWARD, Phase.BACKWARD) for rule in self.rules):
+            return
+        if self.job.static:
+            return
+        if not graph.runs:
+            self.report.notes.append("probe skipped: the forward pass does not run")
+            return
+        from bnlint.signal.probe import probe
+
+        backward = any(rule.phase is Phase.BACKWARD for rule in self.rules)
+        job = self.job
+        with self._stage("probe"):
+            audited.probe = probe(
+                audited.module,
+                given,
+                graph,
+                device=job.device,
+                dtype=job.dtype,
+                loss=job.loss,
+                seed=job.seed,
+                backward=backward,
+            )
+        self.report.device = audited.probe.device
+        if audited.probe.failed:
+            self.report.notes.append(f"probe stopped: {audited.probe.failed}")
+        self.report.notes += audited.probe.notes
+
+    def _check(self, rule: Rule, audited: AuditedModel) -> None:
+        reason = self._cannot_run(rule, audited)
+        if reason:
+            self.report.skipped_rules.append({"code": rule.code, "reason": reason})
+            return
+        try:
+            self.findings += list(rule.check(audited))
+            self.report.rules += 1
+        except Exception as error:
+            if self.job.debug:
+                raise
+            message = f"{rule.code} {rule.name} raised {type(error).__name__}: {error}"
+            help = "this is a bug in the rule; run again with --debug for its traceback and report it"
+            self.findings.append(engine_finding("BN909", message, help=help, evidence={"rule": rule.code}))
+
+    def _cannot_run(self, rule: Rule, audited: AuditedModel) -> str | None:
+        graph, phase = audited.graph, rule.phase
+        if phase in (Phase.SOURCE, Phase.MODULES):
+            return None
+        if graph is None:
+            return "no input to run the model with"
+        if phase is Phase.GRAPH:
+            return None
+        if self.job.static:
+            return "--static"
+        if not graph.runs:
+            return "the forward pass does not run"
+        if audited.probe is None or audited.probe.failed:
+            return f"the probe stopped: {audited.probe.failed}" if audited.probe else "the probe did not run"
+        if phase is Phase.BACKWARD and not audited.probe.backward:
+            return "the backward pass did not run"
+        return None
+
+    def _unexplained(self, audited: AuditedModel) -> None:
+        """A forward that fails for a reason no finding explains: the check did not happen."""
+        graph = audited.graph
+        if graph is None:
+            return
+        explained = {name for f in self.findings if f.severity is Severity.ERROR for name in f.nodes}
+        error = graph.recording.error
+        failed = [node for node in graph.recording.errors if node.name not in explained]
+        if failed and not explained:
+            fault, place = graph.error(failed[0]), audited.place(failed[0])
+            assert fault is not None
+            self._fail(_forward_failed(fault.kind, fault.message, place))
+        elif error is not None and not explained:
+            place = Place("", audited.resolve_call(graph.recording.error_call))
+            self._fail(_forward_failed(type(error).__name__, str(error), place))
+        if not graph.runs and self.report.status == "ok":
+            self.report.status = "partial"
+
+    def _fail(self, finding: Finding) -> None:
+        self.report.status = "failed"
+        self.findings.append(finding)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.emit(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.report.seconds[name] = time.perf_counter() - started
+
+
+def _record(model: nn.Module, given: Inputs) -> tuple[Recording, str | None]:
+    """Records on fake tensors; on real ones when fakes cannot follow, or fail where real ones do not."""
+    from bnlint.graph.record import Unfollowable, record
+    from bnlint.graph.untouched import untouched
+
+    try:
+        with untouched(model):
+            recording = record(model, given.args, given.kwargs)
+    except Unfollowable as reason:
+        with untouched(model, values=True):
+            return record(model, given.args, given.kwargs, fake=False), str(reason)
+    if recording.error is None and not recording.errors:
+        return recording, None
+    with untouched(model, values=True):
+        real = record(model, given.args, given.kwargs, fake=False, repair=False)
+    return (real, "an op fails only on fake tensors") if real.error is None else (recording, None)
+
+
+def _materialised(model: nn.Module, given: Inputs) -> nn.Module:
+    """A copy with its lazy layers' parameters made by one forward pass; the model itself when it has none."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if not any(is_lazy(p) for p in (*model.parameters(), *model.buffers())):
+        return model
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        copied(*given.args, **given.kwargs)
+    return copied
+
+
+def _selected(job: Job) -> dict[str, type[Rule]]:
+    return {code: rule for code, rule in load_rules(job.rule_paths).items() if not job.select or code in job.select}
+
+
+def _count(model: nn.Module) -> int:
+    from torch.nn.parameter import is_lazy
+
+    return sum(p.numel() for p in model.parameters() if not is_lazy(p))
+
+
+def _forward_failed(kind: str, message: str, place: Place) -> Finding:
+    first = message.strip().splitlines()[0] if message.strip() else "no message"
+    help = "run the model by hand with the input named below; if that input is wrong, pass another with --input"
+    return engine_finding("BN903", f"the forward pass raises {kind}: {first}", help=help, place=place)
+
+
+def _of(job: Job, finding: Finding) -> Finding:
+    return replace(finding, target=job.target)
+
+
+def _grouped(findings: list[Finding]) -> list[Finding]:
+    """One cause, one finding: equal findings about layers built and called by the same lines become one with a list."""
+    groups: dict[Any, Finding] = {}
+    for f in findings:
+        key = (f.code, f.severity, f.location, f.call) if f.location and f.module_path else f
+        first = groups.get(key) if f.location else None
+        if first is None:
+            groups[key if f.location else id(f)] = f
+            continue
+        modules = tuple(dict.fromkeys((*first.modules, *f.modules)))
+        groups[key] = replace(first, modules=modules, nodes=(*first.nodes, *f.nodes))
+    return list(groups.values())

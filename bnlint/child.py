@@ -1,0 +1,164 @@
+"""The worker's inner half: runs one job, turns what the user's code raises into findings, and never lets it speak."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bnlint import worker
+from bnlint.job import Job, TargetReport
+from bnlint.rule import Finding, Place, engine_finding
+from bnlint.target import TargetError
+from bnlint.worker import STAGES, Emit, TargetFailed
+
+_Result = TypeVar("_Result")
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+
+
+def check(job: Job, emit: Emit, limit: int | None = None) -> TargetReport:
+    """The audit, in this process; raises TargetFailed for what the user's code raises past it."""
+    from bnlint import audit
+
+    return _guarded(lambda emit: audit.run(job, emit), job, emit, limit)
+
+
+def discover(job: Job, emit: Emit, limit: int | None = None) -> tuple[list[str], list[tuple[str, str]]]:
+    """The models of a file, in this process; raises TargetFailed."""
+    from bnlint import build
+
+    return _guarded(lambda emit: build.discover(Path(job.target), job.seed, emit), job, emit, limit)
+
+
+def main() -> None:
+    """Does the one job that stands on stdin and ends without running the user's exit handlers."""
+    sys.path.remove(sys.argv.pop(1))
+    channel = _Channel()
+    request = json.loads(sys.stdin.buffer.readline())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _die_with(request["parent"])
+    stacks = Path(request["stacks"]).open("w")  # noqa: SIM115
+    faulthandler.enable(stacks, all_threads=False)
+    faulthandler.dump_traceback_later(request["dump_after"], file=stacks)
+    try:
+        _answer(request, channel)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _answer(request: dict[str, Any], channel: _Channel) -> None:
+    import torch  # noqa: F401  # before the limit, which is about the user's code
+
+    job, limit = Job.from_json(request["job"]), request["limit"]
+    _limit_memory(limit)
+    try:
+        if request["kind"] == "discover":
+            targets, skipped = discover(job, channel.stage, limit)
+            answer: dict[str, Any] = {"targets": targets, "skipped": skipped}
+        else:
+            answer = check(job, channel.stage, limit).to_dict()
+    except TargetFailed as failure:
+        channel.send({"event": "failed", "report": failure.report.to_dict()})
+    else:
+        channel.send({"event": "answer", "answer": answer})
+
+
+class _Channel:
+    """The pipe to the command line; fd 1 becomes the log, so the user's prints cannot reach it."""
+
+    def __init__(self) -> None:
+        self._pipe, self._pid = os.dup(1), os.getpid()
+        os.dup2(2, 1)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+    def stage(self, name: str) -> None:
+        """Says that a stage begins."""
+        self.send({"event": "stage", "stage": name})
+
+    def send(self, event: dict[str, Any]) -> None:
+        """Writes one event; a fork of this process, made by the user's code, ends here instead."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+        data = json.dumps(event, default=str).encode() + b"\n"
+        while data:
+            data = data[os.write(self._pipe, data) :]
+
+
+def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int | None) -> _Result:
+    from bnlint.failure import BuildError
+
+    stage = "start"
+
+    def enter(name: str) -> None:
+        nonlocal stage
+        stage = name
+        emit(name)
+
+    try:
+        return work(enter)
+    except KeyboardInterrupt:
+        raise
+    except BuildError as error:
+        finding = error.finding
+    except TargetError as error:
+        finding = engine_finding("BN901", str(error))
+    except BaseException as error:
+        if limit is not None:
+            _limit_memory(None)  # the report needs some, too
+        finding = _raised(error, stage, limit)
+    raise TargetFailed(job.target, dataclasses.replace(finding, target=job.target), job.device)
+
+
+def _raised(error: BaseException, stage: str, limit: int | None) -> Finding:
+    from bnlint.failure import out_of_memory, said, users_traceback
+
+    note, location = users_traceback(error)
+    place, doing = Place("", location), STAGES.get(stage, stage)
+    if out_of_memory(error):
+        return worker.no_memory(stage, limit, place)
+    innermost = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    if isinstance(error, SystemExit):
+        message = f"the model's code exits the program while {doing}"
+    elif location is None or innermost.startswith(str(Path(__file__).parent)):
+        note = "".join(traceback.format_exception(error))
+        message, help = f"bnlint failed with {said(error)} while {doing}", "this is a bug in bnlint: please report it"
+        return engine_finding("BN906", message, help=help, note=note)
+    else:
+        message = f"the model's code raises {said(error)} while {doing}"
+    code = {"start": "BN906", "import": "BN901", "construct": "BN902"}.get(stage, "BN903")
+    return engine_finding(code, message, note=note, place=place)
+
+
+def _limit_memory(limit: int | None) -> None:
+    """Sets the soft limit on the process's data; None takes it away again. Only Linux counts what torch allocates."""
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        soft = hard if limit is None else limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _die_with(parent: int) -> None:
+    """Asks the kernel to end this process when the command line dies; only Linux can."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+            if os.getppid() != parent:
+                os._exit(0)

@@ -1,0 +1,91 @@
+"""Which registered modules a forward pass used, and which the model's source at least mentions."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from bnlint.graph.model import AuditedModel
+
+
+def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules with trainable parameters that did not run, lent none of them and are mentioned nowhere."""
+    reported: list[str] = []
+    used = _used_paths(model)
+    mentioned = _mentioned(model.module)
+    for path, module in model.module.named_modules():
+        if not path or any(path.startswith(f"{outer}.") for outer in reported):
+            continue
+        if path in used or not any(p.requires_grad for p in module.parameters()):
+            continue
+        owner, _, name = path.rpartition(".")
+        parent = model.module.get_submodule(owner)
+        if isinstance(parent, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) or name in mentioned:
+            continue
+        if _shares_parameters(model, path, module, used):
+            continue
+        reported.append(path)
+        yield path, module
+
+
+def _used_paths(model: AuditedModel) -> set[str]:
+    """Every module that ran or holds a tensor that an op used directly, and all modules around those."""
+    assert model.graph is not None
+    direct = {str(n.target).rpartition(".")[0] for n in model.graph.nodes if n.op == "get_attr"}
+    used: set[str] = set()
+    for path in model.called | direct:
+        while path not in used:
+            used.add(path)
+            path = path.rpartition(".")[0]
+    return used
+
+
+def _shares_parameters(model: AuditedModel, path: str, module: nn.Module, used: set[str]) -> bool:
+    """True when a used module holds one of the parameters too (tied weights), or a parent leaf computes with them."""
+    own = {id(p) for p in module.parameters()}
+    owner = path.rpartition(".")[0]
+    if owner in _leaves(model):
+        return True  # part of a layer that torch itself runs, such as the projections of MultiheadAttention
+    return any(id(p) in own for name, m in model.module.named_modules() if name in used for p in m.parameters(False))
+
+
+def _leaves(model: AuditedModel) -> set[str]:
+    assert model.graph is not None
+    return {str(n.target) for n in model.graph.nodes if n.op == "call_module"}
+
+
+def _mentioned(model: nn.Module) -> frozenset[str]:
+    """Attribute names read anywhere in the source of the model's classes, assignments to them left out."""
+    classes = {base for module in model.modules() for base in type(module).__mro__}
+    names: set[str] = set()
+    for base in classes:
+        cls: Any = base
+        if issubclass(cls, nn.Module) and not cls.__module__.startswith("torch."):
+            names |= _reads(cls)
+    return frozenset(names)
+
+
+@lru_cache(maxsize=4096)
+def _reads(cls: Any) -> frozenset[str]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError, IndentationError):
+        return frozenset()
+    names: set[str] = set()
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef) and any(word in node.name for word in ("init", "reset_parameters")):
+            continue  # building and initialising a layer is not using it
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
+        todo += ast.iter_child_nodes(node)
+    return frozenset(names)

@@ -1,0 +1,152 @@
+"""How an input is written: `8x3x32x32`, `float32[8,3,32,32]`, `int64[8,128]<1000`, `mask=bool[4,7]`, `flag=True`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bnlint.rule import Finding, engine_finding
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
+DTYPES = (*FLOATS, *INTEGERS, "bool", "complex64", "complex128")
+_ALIASES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32"}
+_FORMS = "write 8x3x32x32, float32[8,3,32,32] or int64[8,128]<1000, with name= in front for a keyword argument"
+_NAME = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)(.*)", re.DOTALL)
+_TENSOR = re.compile(r"([A-Za-z]\w*)\s*\[([^\]]*)\]\s*(?:<\s*(\S+))?")
+_SHORT = re.compile(r"(\d+(?:x\d+)*)(?:\s*<\s*(\S+))?")
+
+
+class InputError(Exception):
+    """The input cannot be used or found; `finding` says why and what to write."""
+
+    def __init__(self, message: str, *, help: str = "", note: str = "", **evidence: Any) -> None:
+        super().__init__(message)
+        self.finding: Finding = engine_finding("BN903", message, help=help, note=note, evidence=evidence)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The shape and values of a tensor. Without a dtype it has the model's; `fill` makes all values the same."""
+
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    high: int | None = None  # whole numbers are below it
+    fill: float | None = None
+
+    def __str__(self) -> str:
+        """As `--input` takes it."""
+        shape = ",".join(map(str, self.shape)) if self.dtype else "x".join(map(str, self.shape))
+        text = f"{self.dtype}[{shape}]" if self.dtype else shape or "float32[]"
+        return text if self.high is None else f"{text}<{self.high}"
+
+    @property
+    def whole(self) -> bool:
+        """True for integers."""
+        return self.dtype in INTEGERS
+
+    def make(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """A tensor with these values on the CPU; `dtype` stands in when the spec has none."""
+        kind = getattr(torch, self.dtype) if self.dtype else dtype
+        if self.fill is not None:
+            return torch.full(self.shape, self.fill, dtype=kind)
+        if self.dtype == "bool":
+            return torch.rand(self.shape, generator=generator) < 0.5
+        if self.whole:
+            return torch.randint(self.high or 2, self.shape, generator=generator, dtype=kind)
+        return torch.randn(self.shape, generator=generator, dtype=kind)
+
+
+Literal = None | bool | int | float | str
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One `--input`: a tensor or a plain value, by position or by name."""
+
+    value: TensorSpec | Literal
+    name: str | None = None
+
+    def __str__(self) -> str:
+        """As `--input` takes it."""
+        text = str(self.value) if isinstance(self.value, TensorSpec) else repr(self.value)
+        return f"{self.name}={text}" if self.name else text
+
+
+def parse(text: str) -> InputSpec:
+    """Reads one `--input`; raises InputError with one sentence that says what is wrong and what to write."""
+    named = _NAME.fullmatch(text)
+    name, body = (named[1], named[2].strip()) if named else (None, text.strip())
+    spec = _tensor(body, text, named=name is not None)
+    if spec is not None:
+        return InputSpec(spec, name)
+    try:
+        value = ast.literal_eval(body)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise InputError(_unreadable(body, text), help=_FORMS) from None
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise InputError(_unreadable(body, text), help=_FORMS)
+    if name is None:
+        raise InputError(f"the input `{text}` is a plain value without a name", help=f"write name={body}")
+    return InputSpec(value, name)
+
+
+def _tensor(body: str, text: str, *, named: bool) -> TensorSpec | None:
+    full, short = _TENSOR.fullmatch(body), _SHORT.fullmatch(body)
+    if full:
+        dtype = _dtype(full[1], text)
+        sizes = [row.strip() for row in full[2].split(",")] if full[2].strip() else []
+        return _checked(TensorSpec(_sizes(sizes, text), dtype, _high(full[3], text)), text)
+    if short and ("x" in body or short[2] or not named):
+        high = _high(short[2], text)
+        return _checked(TensorSpec(_sizes(short[1].split("x"), text), "int64" if high else None, high), text)
+    return None
+
+
+def _dtype(name: str, text: str) -> str:
+    dtype = _ALIASES.get(name, name)
+    if dtype in DTYPES:
+        return dtype
+    near = difflib.get_close_matches(name, (*DTYPES, *_ALIASES), n=1)
+    raise InputError(
+        f"the input `{text}` has an unknown dtype `{name}`" + (f" (did you mean `{near[0]}`?)" if near else ""),
+        help=f"the dtypes are {', '.join(DTYPES)}",
+    )
+
+
+def _sizes(rows: Sequence[str], text: str) -> tuple[int, ...]:
+    if not all(row.isascii() and row.isdigit() and int(row) > 0 for row in rows):
+        raise InputError(f"the input `{text}` has a size that is not a positive whole number", help=_FORMS)
+    return tuple(map(int, rows))
+
+
+def _high(row: str | None, text: str) -> int | None:
+    if row is None:
+        return None
+    if not (row.isascii() and row.isdigit() and int(row) > 0):
+        raise InputError(f"the bound `<{row}` of the input `{text}` is not a positive whole number", help=_FORMS)
+    return int(row)
+
+
+def _checked(spec: TensorSpec, text: str) -> TensorSpec:
+    if spec.high is None:
+        return spec
+    if not spec.whole:
+        raise InputError(f"the input `{text}` has a bound, which only integers take", help=_FORMS)
+    largest = torch.iinfo(getattr(torch, spec.dtype or "int64")).max
+    if spec.high > largest:
+        raise InputError(f"the bound of the input `{text}` is above {largest}, the largest {spec.dtype}", help=_FORMS)
+    return spec
+
+
+def _unreadable(body: str, text: str) -> str:
+    sizes = re.findall(r"\d+", body)
+    if sizes and re.fullmatch(r"[\s\d,()\[\]x*×]+", body):
+        return f"the input `{text}` cannot be read; did you mean `{text.replace(body, 'x'.join(sizes))}`?"
+    return f"the input `{text}` cannot be read" if text.strip() else "an input is empty"

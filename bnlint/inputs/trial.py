@@ -1,0 +1,187 @@
+"""Tries a candidate: one recording, and what went wrong in it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bnlint.graph.axes import holds_batch
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.record import Recording, Unfollowable, record
+from bnlint.graph.untouched import training_mode, untouched
+from bnlint.inputs.guess import Candidate, Guess, Path, build
+from bnlint.inputs.values import model_dtype, parameters_of
+
+NORMS_ON_MAPS = ("BatchNorm", "InstanceNorm", "GroupNorm", "SyncBatchNorm")
+ENOUGH = 4  # the smallest feature map that is worth looking at
+
+
+@dataclass
+class Outcome:
+    """What came of a candidate."""
+
+    candidate: Candidate
+    recording: Recording
+    graph: Graph
+    batch: int
+    parameters: Mapping[str, Any]
+
+    @cached_property
+    def failures(self) -> list[fx.Node]:
+        """Ops that failed, or that took the input for something else than a batch, in the order they ran."""
+        return [node for node in self.graph.nodes if "error" in node.meta or self._misread(node)]
+
+    @property
+    def finished(self) -> bool:
+        """True when the run reached its end."""
+        return self.recording.error is None
+
+    @property
+    def right(self) -> bool:
+        """True when nothing failed and the output still has the batch."""
+        return self.finished and not self.failures and self.batch_kept
+
+    @cached_property
+    def batch_kept(self) -> bool:
+        """True when an output has the batch as one of its first two axes, or is a single number."""
+        if not self.finished:
+            return False
+        shapes = [self.graph.shape(n) for node in self.graph.nodes if node.op == "output" for n in node.all_input_nodes]
+        return not shapes or not any(shapes) or any(self.batch in shape[:2] for shape in shapes)
+
+    @cached_property
+    def smallest_map(self) -> int:
+        """The shortest side of the maps that convolutions and norms read; maps of one position are pooled ones."""
+        sides = [
+            side
+            for node in self.graph.nodes
+            if node.meta["kind"] is Kind.CONV or node.meta.get("class", "").startswith(NORMS_ON_MAPS)
+            for side in self.graph.shape(node.all_input_nodes[0])[2:]
+            if side > 1 and "adaptive" not in op_name(node.all_input_nodes[0]).lower()
+        ]
+        return min(sides, default=ENOUGH)
+
+    @property
+    def score(self) -> tuple[int, ...]:
+        """Smaller is better."""
+        if not self.finished:
+            return (1, -len(self.graph.nodes), len(self.failures))
+        return (0, len(self.failures), int(not self.batch_kept), -min(self.smallest_map, ENOUGH))
+
+    @cached_property
+    def sources(self) -> dict[str, Path]:
+        """Name of an input node to the path of its guess."""
+        found: dict[str, Path] = {}
+        for node in self.graph.nodes:
+            path = self._path(node)
+            if path in self.candidate.guesses:
+                found[node.name] = path
+        return found
+
+    def _path(self, node: fx.Node) -> Path:
+        if node.op == "placeholder":
+            return (str(node.target),)
+        if op_name(node) == "getitem" and node.all_input_nodes:
+            outer = self._path(node.all_input_nodes[0])
+            return (*outer, node.args[1]) if outer and not isinstance(node.args[1], fx.Node) else ()
+        return ()
+
+    def _misread(self, node: fx.Node) -> bool:
+        """An unbatched call of a layer, a position beyond the table, or attention along the batch."""
+        inputs = node.all_input_nodes
+        if not inputs:
+            return False
+        kind, shape, module = node.meta["kind"], self.graph.shape(inputs[0]), self.graph.module(node)
+        if kind in (Kind.CONV, Kind.CONV_TRANSPOSE) and hasattr(module, "kernel_size"):
+            return len(shape) == len(module.kernel_size) + 1  # type: ignore[union-attr,arg-type]
+        if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) or kind is Kind.TRANSFORMER:
+            return len(shape) == 2
+        if isinstance(module, nn.Embedding):
+            counted = inputs[0].meta["kind"] is Kind.FACTORY or not self._from_input(inputs[0])
+            return counted and bool(shape) and shape[-1] > module.num_embeddings
+        if kind is Kind.MATMUL:
+            axes = self.graph.axes(node)
+            return len(axes) >= 2 and all(map(holds_batch, axes[-2:]))
+        return False
+
+    def _from_input(self, node: fx.Node) -> bool:
+        seen, todo = set(), [node]
+        while todo:
+            here = todo.pop()
+            if here.op == "placeholder":
+                return True
+            if here not in seen:
+                seen.add(here)
+                todo += here.all_input_nodes
+        return False
+
+
+class Trials:
+    """Runs candidates against one model, on fake tensors as long as these can follow it."""
+
+    def __init__(self, model: nn.Module, mode: str, batch: int, seed: int, seconds: float) -> None:
+        self.model, self.mode, self.batch, self.seed = model, mode, batch, seed
+        self.parameters = {p.name: p for p in parameters_of(model)}
+        self.lazy = any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in model.modules())
+        self.fake = not self.lazy
+        self.deadline = time.monotonic() + seconds
+        self.outcomes: dict[Any, Outcome | None] = {}
+
+    @property
+    def count(self) -> int:
+        """Candidates tried so far."""
+        return len(self.outcomes)
+
+    def run(self, candidate: Candidate) -> Outcome | None:
+        """Tries a candidate once; None when even real tensors cannot follow."""
+        key = candidate.key
+        if key not in self.outcomes:
+            self.outcomes[key] = self._run(candidate)
+        return self.outcomes[key]
+
+    def _run(self, candidate: Candidate) -> Outcome | None:
+        if self.fake:
+            try:
+                return self._record(candidate, fake=True)
+            except Unfollowable:
+                self.fake = False
+        try:
+            return self._record(candidate, fake=False)
+        except Unfollowable:
+            return None
+
+    def _record(self, candidate: Candidate, *, fake: bool) -> Outcome:
+        batch = self.batch if fake else 2
+        generator = torch.Generator().manual_seed(self.seed)
+        dtype = model_dtype(self.model)
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+        def make(guess: Guess) -> torch.Tensor:
+            spec = guess.spec(batch)
+            if fake:
+                return torch.empty(spec.shape, dtype=getattr(torch, spec.dtype) if spec.dtype else dtype, device=device)
+            return spec.make(generator, dtype).to(device)
+
+        args, kwargs = build(candidate, self.parameters, make)
+        model = copy.deepcopy(self.model) if self.lazy else self.model
+        with _quiet(), untouched(model, values=not fake), training_mode(model, self.mode == "train"):
+            recording = record(model, args, kwargs, fake=fake)
+        return Outcome(candidate, recording, Graph(recording, model), batch, self.parameters)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

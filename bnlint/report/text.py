@@ -1,0 +1,145 @@
+"""What the text formats share: safe characters, paths, colour, counts and the lines that sum up a target."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnlint.job import Report, TargetReport, sort_findings
+from bnlint.rule import ENGINE_CODES, Finding, Location, Severity
+
+# C0 and C1 controls, line separators, marks that change the direction of text, and halves of surrogate pairs.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """How text output looks: colour, columns of the terminal, and how much is said."""
+
+    color: bool = False
+    width: int = 100
+    quiet: bool = False
+    verbose: bool = False
+
+
+def clean(text: str) -> str:
+    r"""Text that cannot steer a terminal: control and direction characters become escapes such as `\x1b`."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def columns(text: str) -> int:
+    """How many terminal columns the text takes."""
+    marks = sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) - marks + wide
+
+
+def relative(file: str) -> str:
+    """A path from the working directory, with forward slashes; paths elsewhere stay as they are."""
+    path = Path(file)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return path.as_posix()
+
+
+def position(at: Location) -> str:
+    """`models/net.py:14:22`."""
+    column = "" if at.column is None else f":{at.column}"
+    return f"{clean(relative(at.file))}:{at.line}{column}"
+
+
+def rule_url(name: str) -> str:
+    """Where the page of a rule is; bnlint's own BN9xx share one."""
+    own = any(name == row.name for row in ENGINE_CODES.values())
+    return f"docs/rules/{'index' if own else name}.md"
+
+
+def bold(text: str, look: Look, severity: Severity | None = None) -> str:
+    """Bold text, in the colour of the severity; the text alone carries the meaning."""
+    return click.style(text, bold=True, fg=_COLORS[severity] if severity else None) if look.color else text
+
+
+def modules(finding: Finding) -> str:
+    """`backbone.bn1.fc, 2 more: bn2.fc, bn3.fc`; empty for the model itself."""
+    rest = [path for path in finding.modules if path != finding.module_path]
+    if not rest:
+        return clean(finding.module_path)
+    listed = ", ".join(clean(path) for path in rest[:_LISTED]) + (", ..." if len(rest) > _LISTED else "")
+    return f"{clean(finding.module_path)}, {len(rest)} more: {listed}"
+
+
+def visible(target: TargetReport) -> list[Finding]:
+    """The findings of one target that are not suppressed, in the order of the report."""
+    return sort_findings([f for f in target.findings if f.suppressed is None])
+
+
+def counts(findings: Iterable[Finding]) -> dict[str, int]:
+    """Findings by severity, errors first."""
+    found = Counter(f.severity for f in findings)
+    return {severity.value: found[severity] for severity in reversed(Severity)}
+
+
+def summary(target: TargetReport, look: Look) -> list[str]:
+    """One line on what was found and checked, then what was left out."""
+    name, found = clean(target.target), _count_words(visible(target))
+    if target.status == "failed":
+        head = f"Could not check {name}" + (f": {found}" if found else "")
+    else:
+        head = f"Found {found} in {name}" if found else f"{name}: no findings"
+    facts = "; ".join(filter(None, (_inputs(target.input), _numbers(target))))
+    lines = [head + (f" ({facts})" if facts else "")]
+    lines += [f"  {clean(note)}" for note in target.notes]
+    return lines + (_details(target) if look.verbose else [])
+
+
+def total(report: Report) -> list[str]:
+    """The line that sums up several targets."""
+    if len(report.targets) < 2:
+        return []
+    found = _count_words(report.findings)
+    failed = sum(target.status == "failed" for target in report.targets)
+    line = f"{len(report.targets)} targets: {found or 'no findings'}"
+    return [line + (f"; {failed} could not be checked" if failed else "")]
+
+
+def _count_words(findings: Sequence[Finding]) -> str:
+    rows = counts(findings).items()
+    return ", ".join(f"{n} {word}{'s' if n > 1 and word != 'info' else ''}" for word, n in rows if n)
+
+
+def _inputs(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    shown = [f"{row['dtype']}[{','.join(map(str, row['shape']))}]" for row in rows]
+    named = [f"{row['name']} {text}" if len(rows) > 1 else text for row, text in zip(rows, shown, strict=True)]
+    origin = str(rows[0]["from"])
+    link = "" if origin.startswith(("inferred", "from ")) else "from "
+    return clean(f"input {', '.join(named)} {link}{origin}")
+
+
+def _numbers(target: TargetReport) -> str:
+    rows = [(target.rules, "rule"), (target.ops, "op")]
+    parts = [f"{n} {word}{'s' if n != 1 else ''}" for n, word in rows if n]
+    parts += [f"on {clean(target.device)}"] if target.device != "cpu" else []
+    parts += [f"{sum(target.seconds.values()):.1f} s"] if target.seconds else []
+    return ", ".join(parts)
+
+
+def _details(target: TargetReport) -> list[str]:
+    """What `-v` adds: parameters, time per stage, and the rules that did not run."""
+    lines = [f"  {target.parameters:,} parameters"] if target.parameters else []
+    if target.seconds:
+        lines.append("  " + ", ".join(f"{clean(stage)} {s:.2f} s" for stage, s in target.seconds.items()))
+    reasons: dict[str, list[str]] = {}
+    for row in target.skipped_rules:
+        reasons.setdefault(row["reason"], []).append(row["code"])
+    return lines + [clean(f"  skipped {', '.join(codes)}: {reason}") for reason, codes in reasons.items()]

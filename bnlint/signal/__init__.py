@@ -1,0 +1,1 @@
+"""What one real batch does in the model: statistics of activations and gradients."""

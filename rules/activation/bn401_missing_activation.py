@@ -1,0 +1,130 @@
+"""BN401 missing-activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bnlint.rule import Finding, Phase, Rule, Severity
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from bnlint.graph.model import AuditedModel, Graph
+
+
+class MissingActivation(Rule):
+    """Two linear layers follow each other with no nonlinearity between them.
+
+    Why it matters: a linear map of a linear map is one linear map. `Linear(1024, 128)` followed by `Linear(128, 10)`
+    computes exactly what `Linear(1024, 10)` can, at 13 times the parameters, and the depth that was paid for is not
+    there. Batch norm, dropout, average pooling and reshapes between the two do not change this.
+
+    Example (bad):
+
+    ```python
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(64, 128)
+            self.fc2 = nn.Linear(128, 10)
+
+        def forward(self, x):
+            return self.fc2(self.fc1(x))
+    ```
+
+    Use instead (good):
+
+    ```python
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1 = nn.Linear(64, 128)
+            self.relu = nn.ReLU()
+            self.fc2 = nn.Linear(128, 10)
+
+        def forward(self, x):
+            return self.fc2(self.relu(self.fc1(x)))
+    ```
+
+    Known limits: pairs that are linear by design are not reported: low-rank and bottleneck pairs (the middle is
+    narrower than both ends), depthwise-separable and other grouped convs, factorised kernels (1xk then kx1),
+    transposed convs, a Linear that is reshaped into a map for a conv, outputs that more than one layer reads.
+
+    References: Goodfellow, Bengio & Courville 2016, Deep Learning, section 6.1; github.com/nutonomy/nuscenes-devkit
+    issue 728, a real case; Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381), for linear bottlenecks by design.
+    """
+
+    code = "BN401"
+    name = "missing-activation"
+    severity = Severity.WARNING
+    phase = Phase.GRAPH
+
+    def check(self, model: AuditedModel) -> Iterator[Finding]:
+        """Follows every plain linear layer, as long as its output has one reader, to the next weight layer."""
+        from bnlint.graph.model import LINEAR_OPS
+        from bnlint.graph.ops import Kind
+
+        graph = model.graph
+        assert graph is not None
+        for node in graph.of_kind(Kind.CONV, Kind.LINEAR):
+            path = list(graph.chain(node, LINEAR_OPS))
+            end = path[-1] if path else None
+            if end is None or graph.kind(end) is not graph.kind(node) or not _would_be_one_map(graph, node, path):
+                continue
+            yield self.finding(
+                model.place(end),
+                f"no nonlinearity between `{node.target}` and `{end.target}`: together they are one linear map",
+                help=f"put an activation such as `nn.ReLU()` after `{node.target}`, or drop one of the two layers",
+                evidence={"first": str(node.target), "second": str(end.target)},
+            )
+
+
+def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool:
+    from bnlint.graph.ops import Kind, op_name
+
+    second = path[-1]
+    if first.target == second.target or (graph.error(first) is not None and graph.kind(first) is Kind.CONV):
+        return False
+    for node in path[:-1]:
+        module = graph.module(node)
+        if graph.kind(node) is Kind.NORM and not _per_channel(module, op_name(node)):
+            return False
+        if graph.kind(node) is Kind.POOL and graph.is_last_layer(second):
+            return False
+        if graph.kind(node) is Kind.PERMUTE:
+            return False
+    sizes, after = _sizes(graph, first), _sizes(graph, second)
+    if sizes is None or after is None:
+        return False
+    (fan_in, middle), (_, fan_out) = sizes, after
+    if middle < min(fan_in, fan_out):
+        return False
+    return not any(_by_design(graph.module(n)) for n in (first, second)) and not _factorised(
+        *(getattr(graph.module(n), "kernel_size", None) for n in (first, second))
+    )
+
+
+def _per_channel(module: object, name: str) -> bool:
+    from torch import nn
+
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or name == "batch_norm"
+
+
+def _sizes(graph: Graph, node: fx.Node) -> tuple[int, int] | None:
+    """Input and output features of a layer."""
+    found = graph.weight(node)
+    return (int(found[1].shape[1]), int(found[1].shape[0])) if found is not None and found[1].ndim >= 2 else None
+
+
+def _by_design(module: object) -> bool:
+    return getattr(module, "groups", 1) != 1
+
+
+def _factorised(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:
+    """1xk followed by kx1: one large kernel in two parts."""
+    return bool(first and second) and first != second and first is not None and len(set(first)) > 1

@@ -1,0 +1,104 @@
+"""BN203 batch-folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bnlint.rule import Finding, Phase, Rule, Severity
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from bnlint.graph.model import AuditedModel, Graph
+
+
+class BatchFolded(Rule):
+    """A view, reshape or flatten folds features of every sample into the batch axis.
+
+    Why it matters: `x.view(-1, k)` takes as many rows as there are elements. When `k` is not exactly the number of
+    features of one sample, a sample becomes several rows, each with a part of its features, and the loss either
+    raises (the targets have N rows) or pairs rows with the wrong targets. The batch size is the one axis that a
+    reshape in a forward pass should keep by name.
+
+    Example (bad):
+
+    ```python
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+            self.relu = nn.ReLU()
+            self.pool = nn.AdaptiveAvgPool2d(8)
+            self.fc = nn.Linear(512, 10)
+
+        def forward(self, x):
+            x = self.pool(self.relu(self.conv(x)))
+            return self.fc(x.view(-1, 512))
+    ```
+
+    Use instead (good):
+
+    ```python
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+            self.relu = nn.ReLU()
+            self.pool = nn.AdaptiveAvgPool2d(8)
+            self.fc = nn.Linear(32 * 8 * 8, 10)
+
+        def forward(self, x):
+            x = self.pool(self.relu(self.conv(x)))
+            return self.fc(x.flatten(1))
+    ```
+
+    Known limits: folding whole axes, such as time into the batch, (B, T, C) to (B*T, C), is a normal way to apply a
+    layer per position and is not reported; nor is a fold that a later reshape undoes.
+
+    References: documentation of `torch.Tensor.view`; github.com/qijiezhao/pseudo-3d-pytorch issue 28, a real case.
+    """
+
+    code = "BN203"
+    name = "batch-folded"
+    severity = Severity.ERROR
+    phase = Phase.GRAPH
+
+    def check(self, model: AuditedModel) -> Iterator[Finding]:
+        """Finds reshapes after which the rows are no longer samples, and never become samples again."""
+        from bnlint.graph.folds import folds_features_into_batch, is_unfolded_later, per_sample
+        from bnlint.graph.ops import Kind
+
+        graph = model.graph
+        assert graph is not None
+        for node in graph.of_kind(Kind.RESHAPE):
+            source = graph.data(node)
+            if source is None or not folds_features_into_batch(graph, node) or is_unfolded_later(graph, node):
+                continue
+            shape, rows = graph.shape(source), graph.shape(node)
+            features = per_sample(shape)
+            yield self.finding(
+                model.place(node),
+                f"this reshape folds the features {list(shape)} into the batch: "
+                f"{shape[0]} samples become {rows[0]} rows {list(rows)}",
+                help=_help(graph, node, features),
+                note=f"one sample has {' x '.join(map(str, shape[1:]))} = {features} features with this input",
+                evidence={"shape": list(shape), "result": list(rows), "features_per_sample": features},
+            )
+
+
+def _help(graph: Graph, node: fx.Node, features: int) -> str:
+    from torch import nn
+
+    from bnlint.graph.model import WEIGHT_LAYERS
+
+    reader = next((n for n in graph.destinations(node) if graph.kind(n) in WEIGHT_LAYERS), None)
+    module = graph.module(reader) if reader is not None else None
+    fix = "keep the batch axis: `x.flatten(1)`"
+    if reader is not None and isinstance(module, nn.Linear):
+        fix += f", and read it with `nn.Linear({features}, {module.out_features})`"
+    return fix + ", or pool to a fixed size first (`nn.AdaptiveAvgPool2d`) so that any input size works"

@@ -1,0 +1,162 @@
+"""`bnlint rules`, `rule`, `version` and `--help`: what they say, that they are quick, and that torch stays out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bnlint.cli import main
+from bnlint.rule import ENGINE_CODES
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 0.2  # seconds
+RULE = '''\
+from bnlint.rule import Phase, Rule, Severity
+
+
+class Own(Rule):
+    """Finds what the test wants found.
+
+    Why it matters: it does not.
+    """
+
+    code = "XX101"
+    name = "own-rule"
+    severity = Severity.WARNING
+    phase = Phase.MODULES
+
+    limit: float = 2.5
+
+    def check(self, model):
+        return iter(())
+'''
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(RULE)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*args: str) -> tuple[int, str, str]:
+        code = main(args)
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+class TestRules:
+    def test_list(self, run: Run) -> None:
+        code, out, _ = run("rules", "--rule-path", "own.py")
+        rows = {line.split()[0]: line.split()[1:4] for line in out.splitlines()}
+        assert code == 0
+        assert rows["XX101"] == ["own-rule", "warning", "modules"]
+        assert set(ENGINE_CODES) <= set(rows)
+
+    def test_json(self, run: Run) -> None:
+        rows = {row["code"]: row for row in json.loads(run("rules", "--json", "--rule-path", "own.py")[1])}
+        assert rows["XX101"] == {
+            "code": "XX101",
+            "name": "own-rule",
+            "family": "plugin",
+            "severity": "warning",
+            "phase": "modules",
+            "summary": "Finds what the test wants found.",
+            "options": {"limit": {"type": "float", "default": 2.5}},
+            "url": "docs/rules/own-rule.md",
+        }
+        assert (rows["BN904"]["family"], rows["BN904"]["phase"]) == ("meta", None)
+
+    @pytest.mark.parametrize("text", ["XX101", "own-rule"])
+    def test_one_rule(self, run: Run, text: str) -> None:
+        code, out, _ = run("rule", text, "--rule-path", "own.py")
+        assert code == 0
+        assert out.startswith("XX101 own-rule\n")
+        assert "Why it matters" in out
+        assert "limit" in out and "2.5" in out
+
+    def test_one_engine_code(self, run: Run) -> None:
+        assert run("rule", "timed-out")[:2] == run("rule", "BN905")[:2]
+
+    def test_a_docstring_cannot_steer_the_terminal(self, run: Run, project: Path) -> None:
+        (project / "own.py").write_text(RULE.replace("Finds what", "Finds \\x1b[31m what"))
+        for args in (["rules"], ["rule", "XX101"]):
+            out = run(*args, "--rule-path", "own.py")[1]
+            assert "\x1b" not in out
+            assert "\\x1b[31m" in out
+
+    @pytest.mark.parametrize("args", [["version"], ["--version"]])
+    def test_version(self, run: Run, args: list[str]) -> None:
+        assert re.fullmatch(r"bnlint \d+\.\d+\.\d+\n", run(*args)[1])
+
+    def test_version_verbose(self, run: Run) -> None:
+        words = {line.split()[0] for line in run("version", "--verbose")[1].splitlines()}
+        assert words == {"bnlint", "python", "torch", "click", "tabulate"}
+
+
+def imported(folder: Path, *args: str) -> set[str]:
+    """The modules that `bnlint ARGS`, run in a folder, imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "bnlint", *args]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def quickest(folder: Path, *args: str) -> float:
+    """The processor seconds of the quickest of up to ten runs: other work on the machine only ever adds to them."""
+    command = [sys.executable, "-m", "bnlint", *args]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    best = float("inf")
+    for _ in range(10):
+        before = os.times()
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        best = min(best, spent or after.elapsed - before.elapsed)  # Windows does not count its children's
+        if best < LIMIT:
+            break
+    return best
+
+
+LIGHT = [["--help"], ["check", "--help"], ["rules"], ["rules", "--json"], ["rule", "BN901"], ["version", "--verbose"]]
+
+
+@pytest.mark.parametrize("args", LIGHT, ids=" ".join)
+def test_light_commands_leave_torch_alone(project: Path, args: list[str]) -> None:
+    modules = imported(project, *args)
+    assert "bnlint.cli" in modules
+    assert not modules & {"torch", "numpy", "tabulate"}
+
+
+def test_that_test_can_fail(project: Path) -> None:
+    (project / "torch.py").write_text("")  # a stand-in: it takes the real one's place on the path
+    (project / "own.py").write_text("import torch\n" + RULE)
+    assert "torch" in imported(project, "rules", "--rule-path", "own.py")
+
+
+@pytest.mark.parametrize("args", LIGHT[:5], ids=" ".join)
+def test_light_commands_are_quick(project: Path, args: list[str]) -> None:
+    assert quickest(project, *args) < LIMIT
+
+
+def test_that_a_slow_command_is_noticed(project: Path) -> None:
+    (project / "own.py").write_text(f"import time\nwhile time.process_time() < {LIMIT} + 0.1: pass\n" + RULE)
+    assert quickest(project, "rules", "--rule-path", "own.py") > LIMIT
+
+
+def test_importing_the_package_leaves_torch_alone(project: Path) -> None:
+    code = "import sys, bnlint; bnlint.check; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, timeout=60).returncode == 0
