@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from bnlint.rule import Rule
 
-OnStage = Callable[[str, str], None]
-OnSkip = Callable[[str, str], None]
+Event = Callable[[str, str], None]
+
+
+def _ignore(target: str, words: str) -> None:
+    """Hears an event and does nothing."""
 
 
 def check(
@@ -90,42 +93,46 @@ def check_targets(
     targets: Sequence[str],
     settings: Settings,
     *,
-    on_stage: OnStage | None = None,
-    on_skip: OnSkip | None = None,
+    on_stage: Event = _ignore,
+    on_skip: Event = _ignore,
 ) -> Report:
-    """Checks every model the targets name, in their order; `on_skip` hears of classes that are not checked, and why."""
+    """Checks every model the targets name, in their order.
+
+    `on_stage` hears the target and the stage that begins, `on_skip` a class that is not checked and why.
+    """
     from bnlint import target, worker
 
     rules, codes = _selection(settings)
-    names: dict[str, None] = {}
+    limits: dict[str, Any] = {
+        "timeout": settings.timeout,
+        "memory_limit": settings.memory_limit,
+        "on_stage": on_stage,
+        "isolate": settings.isolate,
+    }
+    rows: dict[str, TargetReport] = {}
     for text in target.expand(targets):
-        names.update(dict.fromkeys(_models(text, settings, on_skip)))
-    report = Report()
-    for name in names:
-        row = worker.check(
-            settings.job(name, rules),
-            timeout=settings.timeout,
-            memory_limit=settings.memory_limit,
-            on_stage=on_stage,
-            isolate=settings.isolate,
-        )
-        report.targets.append(_settled(row, codes))
-    return report
+        on_stage(text, "start")
+        try:
+            names, skipped = _models(text, limits)
+        except worker.TargetFailed as failure:
+            rows[text], names, skipped = failure.report, [], []
+        for name, reason in skipped:
+            on_skip(f"{text}:{name}", reason)
+        for name in names:
+            if name not in rows:
+                on_stage(name, "start")
+                rows[name] = worker.check(settings.job(name, rules), **limits)
+    return Report([_settled(row, codes) for row in rows.values()])
 
 
-def _models(text: str, settings: Settings, on_skip: OnSkip | None) -> Iterator[str]:
-    """The targets in a file given without a name; any other target is itself."""
+def _models(text: str, limits: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The targets in a file given without a name, and what it leaves out; any other target is itself."""
     from bnlint import target, worker
 
     parsed = target.parse(text)
     if parsed.path is None or parsed.attribute is not None or not parsed.path.is_file():
-        yield text
-        return
-    found, skipped = worker.discover(parsed.path)
-    for name, reason in skipped:
-        if on_skip:
-            on_skip(f"{text}:{name}", reason)
-    yield from found
+        return [text], []
+    return worker.discover(parsed.path, **limits)
 
 
 def _check_module(model: Any, settings: Settings, inputs: Any) -> Report:

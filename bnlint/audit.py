@@ -232,11 +232,13 @@ def _record(model: nn.Module, given: Inputs) -> tuple[Recording, str | None]:
 def _materialised(model: nn.Module, given: Inputs) -> nn.Module:
     """A copy with its lazy layers' parameters made by one forward pass; the model itself when it has none."""
     import torch
-    from torch.nn.parameter import is_lazy
+    from torch.nn.parameter import UninitializedBuffer, is_lazy
 
     if not any(is_lazy(p) for p in (*model.parameters(), *model.buffers())):
         return model
-    copied = copy.deepcopy(model)
+    unmade = (b for b in model.buffers() if isinstance(b, UninitializedBuffer))
+    memo = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in unmade}  # it has no deepcopy of its own
+    copied: nn.Module = copy.deepcopy(model, memo)  # type: ignore[arg-type]
     with torch.no_grad():
         copied(*given.args, **given.kwargs)
     return copied
@@ -263,14 +265,22 @@ def _of(job: Job, finding: Finding) -> Finding:
 
 
 def _grouped(findings: list[Finding]) -> list[Finding]:
-    """One cause, one finding: equal findings about layers built and called by the same lines become one with a list."""
+    """One cause, one finding: equal findings about layers built and called by the same code become one with a list."""
     groups: dict[Any, Finding] = {}
     for f in findings:
-        key = (f.code, f.severity, f.location, f.call) if f.location and f.module_path else f
-        first = groups.get(key) if f.location else None
-        if first is None:
-            groups[key if f.location else id(f)] = f
-            continue
-        modules = tuple(dict.fromkeys((*first.modules, *f.modules)))
-        groups[key] = replace(first, modules=modules, nodes=(*first.nodes, *f.nodes))
+        key = (f.code, f.severity, f.location, f.call) if f.location and f.module_path else id(f)
+        if key in groups:
+            groups[key] = _joined(groups[key], f)
+        else:
+            groups[key] = f
     return list(groups.values())
+
+
+def _joined(first: Finding, other: Finding) -> Finding:
+    """`first` with an equal finding's module; where the other's numbers differ they go into the note."""
+    note = first.note
+    if other.message != first.message and len(first.modules) < 4:
+        words = f"`{other.module_path}`: {other.message}" + (f"; {other.help}" if other.help != first.help else "")
+        note = f"{note}\n{words}" if note else words
+    modules = tuple(dict.fromkeys((*first.modules, *other.modules)))
+    return replace(first, modules=modules, nodes=(*first.nodes, *other.nodes), note=note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import faulthandler
 import json
 import os
@@ -120,7 +119,7 @@ def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int |
         if limit is not None:
             _limit_memory(None)  # the report needs some, too
         finding = _raised(error, stage, limit)
-    raise TargetFailed(job.target, dataclasses.replace(finding, target=job.target), job.device)
+    raise TargetFailed(job.target, finding, job.device)
 
 
 def _raised(error: BaseException, stage: str, limit: int | None) -> Finding:

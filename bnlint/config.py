@@ -30,8 +30,15 @@ LOSSES = (  # functions of torch.nn.functional
     "l1_loss",
     "smooth_l1_loss",
     "huber_loss",
+    "soft_margin_loss",
 )
-LOSS_ALIASES = {"bce": "binary_cross_entropy", "bce_with_logits": "binary_cross_entropy_with_logits"}
+LOSS_ALIASES = {
+    "bce": "binary_cross_entropy",
+    "bce_with_logits": "binary_cross_entropy_with_logits",
+    "nll": "nll_loss",
+    "mse": "mse_loss",
+    "l1": "l1_loss",
+}
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 MODES = ("train", "eval")
 

@@ -8,6 +8,7 @@ becomes a failed report, and everything it started is killed with it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -49,6 +50,7 @@ class TargetFailed(Exception):
 
     def __init__(self, target: str, finding: Finding, device: str = "cpu") -> None:
         super().__init__(finding.message)
+        finding = dataclasses.replace(finding, target=target)
         self.report = TargetReport(target, "failed", device=device, findings=[finding])
 
 

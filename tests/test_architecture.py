@@ -20,10 +20,12 @@ ORDER = (
     ("job", "target", "registry"),
     ("graph",),
     ("signal", "failure"),
-    ("load", "inputs"),
+    ("load",),
+    ("inputs",),
     ("build",),
     ("audit",),
     ("worker",),
+    ("child",),
     ("config", "report", "testing", "docgen"),
     ("api",),
     ("bnlint",),
@@ -31,8 +33,8 @@ ORDER = (
     ("__main__",),
 )
 LAYERS = {name: layer for layer, names in enumerate(ORDER) for name in names}
-# Imports against that order: the report's methods that render it, and the version.
-UPWARD = {("job", "report"), ("report", "bnlint")}
+# Imports against that order: methods of the report that render it, the version, and the worker's inner half.
+UPWARD = {("job", "report"), ("report", "bnlint"), ("worker", "child")}
 TORCH_AT_TOP = {"build", "inputs", "graph", "signal"}
 FOR_RULES = {"rule", "graph", "signal"}
 RULE_CODE = re.compile(r"\bBN[1-8][0-9]{2}\b")

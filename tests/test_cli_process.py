@@ -14,6 +14,7 @@ import pytest
 
 from bnlint.report import FORMATS
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 RULES = '''\
 from bnlint.rule import Phase, Rule, Severity
@@ -31,7 +32,7 @@ class Own(Rule):
         levels = {"bad": Severity.ERROR, "fishy": Severity.WARNING, "odd": Severity.INFO}
         for name, _ in model.module.named_children():
             if name in levels:
-                yield self.finding(model.place(name), f"`{name}` is {name}", severity=levels[name])
+                yield self.finding(model.place(path=name), f"`{name}` is {name}", severity=levels[name])
 
 
 class Crashing(Rule):
@@ -45,6 +46,18 @@ class Crashing(Rule):
     def check(self, model):
         if hasattr(model.module, "trap"):
             raise KeyError("trap")
+        yield from ()
+
+
+class Running(Rule):
+    """Finds nothing, but needs the forward pass."""
+
+    code = "XX103"
+    name = "running-rule"
+    severity = Severity.WARNING
+    phase = Phase.GRAPH
+
+    def check(self, model):
         yield from ()
 '''
 MODEL = """\
@@ -161,7 +174,7 @@ def test_findings_are_at_their_lines(project: Path) -> None:
 def test_two_runs_print_the_same(project: Path) -> None:
     documents = []
     for _ in range(2):
-        done = bnlint(project, "check", "warning.py", "error.py:Net", *OPTIONS, "--output-format", "json")
+        done = bnlint(project, "check", "warning.py:Net", *OPTIONS, "--output-format", "json")
         document = json.loads(done.stdout)
         for target in document["targets"]:
             target.pop("seconds")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnlint.config import FAMILIES, LOSSES, ConfigError, Settings, parse_size, selected_codes
+from bnlint.config import FAMILIES, LOSS_ALIASES, LOSSES, ConfigError, Settings, parse_size, selected_codes
 from bnlint.rule import ENGINE_CODES, Phase, Rule, Severity
 
 
@@ -127,7 +127,7 @@ def test_unknown_words_suggest(option: dict[str, str], near: str) -> None:
 
 def test_every_loss_is_a_function_of_torch() -> None:
     functional = pytest.importorskip("torch.nn.functional")
-    jobs = [Settings(loss=name).job("t", []) for name in (*LOSSES, "bce", "bce_with_logits")]
+    jobs = [Settings(loss=name).job("t", []) for name in (*LOSSES, *LOSS_ALIASES)]
     assert all(callable(getattr(functional, str(job.loss))) for job in jobs)
 
 

@@ -177,6 +177,16 @@ def test_help_is_wrapped_and_the_snippet_is_not() -> None:
     assert "8 |         self.fc = nn.Linear(16, 10)" in lines
 
 
+@pytest.mark.parametrize("output_format", ["full", "table"])
+def test_code_is_not_broken_over_lines(output_format: str) -> None:
+    call = "`nn.Conv2d(16, 16, kernel_size=3, padding=1)`"
+    for before in range(40):
+        text = f"{'x' * before} use {call} or {call}, please"
+        finding = dataclasses.replace(FC, message=text, help=text)
+        shown = render(report_of(finding), output_format, Look(width=70))
+        assert shown.count(call) == (4 if output_format == "full" else 2)
+
+
 def test_indented_lines_of_a_note_keep_their_shape() -> None:
     finding = dataclasses.replace(FC, note="the import fails\n  File net.py, line 3\n    " + "x = " * 40)
     lines = full(finding, width=60)

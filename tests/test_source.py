@@ -316,6 +316,19 @@ def test_the_log_leaves_torch_as_it_was_and_holds_nothing():
     assert alive() is None
 
 
+def test_a_library_that_wraps_the_constructor_meanwhile_keeps_its_wrapper(monkeypatch):
+    monkeypatch.setattr(nn.Module, "__init__", nn.Module.__init__)
+
+    def wrapper(self, *args, **kwargs):
+        inner(self, *args, **kwargs)
+
+    with ConstructionLog():
+        inner = nn.Module.__init__
+        nn.Module.__init__ = wrapper
+    assert nn.Module.__init__ is wrapper
+    nn.Linear(1, 1)
+
+
 def test_nothing_outside_the_log_is_a_construction_line():
     def outer():
         with ConstructionLog() as log:

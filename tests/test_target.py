@@ -20,9 +20,7 @@ def test_class_in_a_file():
 
 
 def test_literal_arguments():
-    target = parse(
-        "net.py:Net(10, num_classes=-3, widths=[16, 32], name='a:b.py:c', pair=(1, None), flags={'x': True})"
-    )
+    target = parse("net.py:Net(10, num_classes=-3, widths=[16, 32], name='a:b.py:c', pair=(1, None), on={'x': True})")
     assert target.args == (10,)
     assert target.kwargs == {
         "num_classes": -3,

@@ -37,6 +37,12 @@ class Origin:
     dim: int
     size: int
     guessed: bool = False  # made by a repair that had to guess
+    resized_from: Origin | None = None  # the axis before a stride, pooling or slice changed its length
+
+    @property
+    def root(self) -> Origin:
+        """The axis this one descends from, resizing left out."""
+        return self.resized_from.root if self.resized_from is not None else self
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,10 @@ def resized(axis: Axis, source: str, dim: int, size: int) -> Axis:
         return axis
     found = roles(axis)
     role = next(iter(found)) if len(found) == 1 else Role.UNKNOWN
-    return fresh(role, source, dim, size)
+    new = fresh(role, source, dim, size)
+    if new and len(axis) == 1 and not axis[0].mixed:
+        new[0].origin.resized_from = axis[0].origin
+    return new
 
 
 def reshape(axes: Axes, shape: Sequence[int]) -> Axes:

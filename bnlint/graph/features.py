@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from bnlint.graph.axes import Axis, Role, origins, roles
+from bnlint.graph.axes import Axis, Origin, Role, origins, roles
 from bnlint.graph.model import SAME_LAYOUT, WEIGHT_LAYERS, Graph
 from bnlint.graph.ops import Kind, argument
 
@@ -65,6 +65,29 @@ def mixes_positions(graph: Graph, node: fx.Node) -> bool:
         return False
     made = graph.origins(source, SAME_LAYOUT)
     return bool(made) and all(graph.kind(n) in WEIGHT_LAYERS | {Kind.INPUT, Kind.SHUFFLE} for n in made)
+
+
+@dataclass(frozen=True)
+class WidthNeed:
+    """A Linear on a spatial axis: the size it needs, the size it gets, the axis and the Linear that made the axis."""
+
+    node: fx.Node
+    size: int
+    got: int
+    axis: Origin
+    made_by: fx.Node | None
+
+
+def width_needs(graph: Graph) -> list[WidthNeed]:
+    """Every Linear that mixes positions, in the order they run."""
+    linears = {node.name: node for node in graph.of_kind(Kind.LINEAR)}
+    found = []
+    for node in linears.values():
+        axis, wanted, size = feature_axis(graph, node), declared(graph, node), got(graph, node)
+        if mixes_positions(graph, node) and len(axis) == 1 and wanted is not None and size is not None:
+            origin = axis[0].origin
+            found.append(WidthNeed(node, wanted.size, size, origin, linears.get(origin.root.source)))
+    return found
 
 
 def flattened(graph: Graph, node: fx.Node) -> fx.Node | None:
@@ -146,6 +169,7 @@ def positions(shape: tuple[int, ...]) -> int:
 
 __all__ = [
     "Declared",
+    "WidthNeed",
     "accepted_ranks",
     "declared",
     "feature_axis",
@@ -155,4 +179,5 @@ __all__ = [
     "mismatched",
     "mixes_positions",
     "positions",
+    "width_needs",
 ]

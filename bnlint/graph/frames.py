@@ -19,6 +19,9 @@ _ENGINE = str(Path(__file__).parents[1])
 _LIBRARY = tuple({sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
+_boundary: CodeType | None = None
+
+
 class Call(NamedTuple):
     """A point in running code."""
 
@@ -42,11 +45,17 @@ def owner(filename: str) -> int:
     return Owner.USER
 
 
+def stop_at(code: CodeType) -> None:
+    """Frames from this function outwards are not the model's."""
+    global _boundary
+    _boundary = code
+
+
 def calling_line(depth: int) -> Call | None:
     """The innermost frame of the user's code above `depth`; else of a library; else None."""
     frame: FrameType | None = sys._getframe(depth)
     library: Call | None = None
-    while frame is not None:
+    while frame is not None and frame.f_code is not _boundary:
         kind = owner(frame.f_code.co_filename)
         if kind == Owner.USER:
             return Call(frame.f_code, frame.f_lasti)

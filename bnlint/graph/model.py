@@ -42,6 +42,7 @@ class Graph:
         self.nodes: list[fx.Node] = list(recording.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
         self._modules = {**dict(root.named_modules()), **recording.unregistered}
+        self._parameters: dict[str, torch.Tensor] = dict(root.named_parameters(remove_duplicate=False))
         for node in self.nodes:
             module = self.module(node)
             if module is not None:
@@ -100,8 +101,8 @@ class Graph:
             return (f"{node.target}.weight", weight) if isinstance(weight, torch.Tensor) else None
         if self.kind(node) in WEIGHT_LAYERS and len(node.all_input_nodes) > 1:
             source = node.all_input_nodes[1]
-            if source.op == "get_attr":
-                return str(source.target), source.meta["val"]
+            if source.op == "get_attr" and str(source.target) in self._parameters:
+                return str(source.target), self._parameters[str(source.target)]
         return None
 
     # -- neighbours ------------------------------------------------------------------------------------------------

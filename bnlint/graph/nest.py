@@ -72,6 +72,9 @@ def _rebuild(value: Any, items: dict[Any, Any]) -> Any:
     if isinstance(value, (tuple, list)):
         new = list(items.values())
         if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*new)
+            try:
+                return type(value)(*new)
+            except (TypeError, ValueError):  # a PackedSequence checks what it holds
+                return tuple(new)
         return type(value)(new)
     return dataclasses.replace(value, **items)

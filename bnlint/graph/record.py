@@ -28,7 +28,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.weak import TensorWeakRef
 
 from bnlint.graph.fake import Unfollowable, cannot_follow, fake_state, quiet_failures, reason, to_fake
-from bnlint.graph.frames import Call, Owner, calling_line, owner
+from bnlint.graph.frames import Call, Owner, calling_line, owner, stop_at
 from bnlint.graph.names import ModuleNames, tensor_names
 from bnlint.graph.nest import map_tensors, plain, select, tensors
 from bnlint.graph.repair import Repair, repair_function, repair_module
@@ -147,7 +147,7 @@ class Recorder(TorchFunctionMode):
     def write(self, op: str, target: Any, args: Any, kwargs: Any, output: Any, failed: Repair | None = None) -> fx.Node:
         """Writes one op and binds its output tensors to it."""
         node = self.graph.create_node(
-            op, target, map_aggregate(args, self._argument), map_aggregate(kwargs, self._argument)
+            op, target, map_aggregate(plain(args), self._argument), map_aggregate(plain(kwargs), self._argument)
         )
         if failed is not None:
             node.meta["error"] = OpError(type(failed.error).__name__, str(failed.error), failed.how)
@@ -317,6 +317,9 @@ def record(
         except (Exception, SystemExit) as error:
             recording.error, recording.error_call = error, _origin(error)
     return recording
+
+
+stop_at(record.__code__)
 
 
 @contextmanager

@@ -52,7 +52,10 @@ class ConstructionLog:
             setstate(self, state)  # type: ignore[no-untyped-call]
 
         def undo() -> None:
-            nn.Module.__init__, nn.Module.__setstate__ = init, setstate  # type: ignore[method-assign]
+            if nn.Module.__init__ is logged_init:  # else a library has wrapped it meanwhile, and keeps its wrapper
+                nn.Module.__init__ = init  # type: ignore[method-assign]
+            if nn.Module.__setstate__ is logged_setstate:
+                nn.Module.__setstate__ = setstate  # type: ignore[method-assign]
 
         nn.Module.__init__, nn.Module.__setstate__ = logged_init, logged_setstate  # type: ignore[method-assign]
         self._undo, self._outside = undo, sys._getframe(1)

@@ -49,8 +49,7 @@ def _used_paths(model: AuditedModel) -> set[str]:
 def _shares_parameters(model: AuditedModel, path: str, module: nn.Module, used: set[str]) -> bool:
     """True when a used module holds one of the parameters too (tied weights), or a parent leaf computes with them."""
     own = {id(p) for p in module.parameters()}
-    owner = path.rpartition(".")[0]
-    if owner in _leaves(model):
+    if any(path.startswith(f"{leaf}.") or not leaf for leaf in _leaves(model)):
         return True  # part of a layer that torch itself runs, such as the projections of MultiheadAttention
     return any(id(p) in own for name, m in model.module.named_modules() if name in used for p in m.parameters(False))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from bnlint.graph.ops import Kind, class_kind
@@ -20,7 +21,7 @@ LADDERS: dict[str, tuple[int, ...]] = {
     "image": (32, 64, 128, 224, 256, 28, 96, 299, 384, 512),
     "signal": (64, 128, 256, 1024, 4096, 16000),
     "volume": (16, 32, 64),
-    "sequence": (16, 32, 64, 128, 8, 4),
+    "sequence": (16, 32, 64, 128, 10, 4),
 }
 LENGTH = LADDERS["sequence"][0]
 
@@ -37,6 +38,7 @@ class Guess:
     free: tuple[int, ...] = ()  # axes whose size is ours to choose, from the ladder
     ladder: str = "sequence"
     why: str = ""
+    told: bool = False  # by the model's own words, not found by trying
 
     def with_size(self, axis: int, size: int, why: str = "") -> Guess:
         """With an axis that something demands to be that long."""
@@ -70,6 +72,17 @@ class Candidate:
     containers: Mapping[str, Any] = field(default_factory=dict)
     plain: Mapping[str, Any] = field(default_factory=dict)  # parameters that are not tensors
     spatial_only: bool = False  # has a size that only a layer on a spatial axis asked for
+    doubtful: bool = False  # has another axis made as long as the batch, so that it may fit by accident
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size, None when no tensor has a batch."""
+        return next((g.shape[g.batch] for g in self.guesses.values() if g.batch is not None), None)
+
+    def with_batch(self, size: int) -> Candidate:
+        """With another batch size."""
+        rows = {p: replace(g, shape=g.spec(size).shape) for p, g in self.guesses.items()}
+        return replace(self, guesses=rows)
 
     @property
     def key(self) -> Any:
@@ -77,10 +90,13 @@ class Candidate:
         rows = tuple((path, g.shape, g.dtype, g.fill) for path, g in self.guesses.items())
         return rows, tuple(self.containers.items()), tuple(self.plain.items())
 
-    def having(self, path: Path, guess: Guess, *, spatial_only: bool = False) -> Candidate:
+    def having(self, path: Path, guess: Guess, *, spatial_only: bool = False, doubtful: bool = False) -> Candidate:
         """With another guess for one tensor."""
         return replace(
-            self, guesses={**self.guesses, path: guess}, spatial_only=self.spatial_only or spatial_only
+            self,
+            guesses={**self.guesses, path: guess},
+            spatial_only=self.spatial_only or spatial_only,
+            doubtful=self.doubtful or doubtful,
         )
 
     def scaled(self, ladder: str, sizes: int | tuple[int, ...]) -> Candidate:
@@ -125,6 +141,8 @@ def want(module: nn.Module, path: str) -> Want | None:
     """What a layer of `torch.nn` takes; None when it takes anything."""
     why = f"first layer `{path}`"
     kind = class_kind(type(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        return _scripted(module, why)
     if isinstance(module, nn.modules.conv._ConvNd):
         dims = len(module.kernel_size)
         transposed = kind is Kind.CONV_TRANSPOSE and dims == 2
@@ -144,6 +162,15 @@ def want(module: nn.Module, path: str) -> Want | None:
     if attention is not None:
         return Want(3, -1, attention.embed_dim, batch=0 if attention.batch_first else 1, why=why)
     return _norm(module, why) if kind is Kind.NORM else None
+
+
+def _scripted(module: torch.jit.ScriptModule, why: str) -> Want | None:
+    """A scripted layer has lost its class, but not its sizes."""
+    kernel, channels = getattr(module, "kernel_size", None), getattr(module, "in_channels", None)
+    if kernel and channels:
+        return Want(len(kernel) + 2, 1, channels, ("signal", "image", "volume")[len(kernel) - 1], why=why)
+    features = getattr(module, "in_features", None)
+    return Want(None, -1, features, why=why) if features else None
 
 
 def _attention(module: nn.Module) -> nn.MultiheadAttention | None:
@@ -192,17 +219,17 @@ def guesses_for(wanted: Want, batch: int) -> list[Guess]:
 _WORDS: dict[str, frozenset[str]] = {
     kind: frozenset(words.split())
     for kind, words in {
-        "mask": "mask masks",
+        "mask": "mask masks padding",
         "adjacency": "adj adjacency",
         "edges": "edge edges",
         "length": "length lengths len lens",
-        "time": "t timestep timesteps time times ts sigma sigmas noise_level gamma",
-        "label": "label labels target targets class classes cls",
+        "time": "t step steps timestep timesteps time times ts sigma sigmas noise_level gamma",
         "state": "hidden state states hx h h0 c0 hc",
         "ids": "ids id token tokens idx src tgt trg text texts word words sentence sentences caption captions seq "
-        "sequence input inputs",
+        "sequence input inputs source target targets",
+        "label": "label labels target targets class classes cls",
         "image": "image images img imgs pixel pixels picture frame frames",
-        "signal": "audio wave waveform wav speech",
+        "signal": "audio wave waveform wav speech sound",
         "table": "table tabular vector features feats state action obs observation noise z latent",
     }.items()
 }
@@ -236,22 +263,31 @@ class Guesser:
 
     def first(self) -> Iterator[Candidate]:
         """Candidates to start from, the likeliest first: one for each kind of layer, in the order of the model."""
-        names = self.required
-        if not names:
+        if not self.required:
             yield Candidate({})
-            names = [p.name for p in self.parameters.values() if p.kind is Parameter.VAR_POSITIONAL]
-            names = [f"{name}_0" for name in names] or list(self.parameters)[:1]
-            if not names:
-                return
-        seen: list[Any] = []
-        for data in self._data():
-            kind = (len(data.shape), data.whole, data.ladder)
-            if kind not in seen:
-                seen.append(kind)
-                candidate = Candidate({})
-                for name in names:
-                    candidate = self.with_parameter(candidate, name, data)
-                yield candidate
+        for names in self._names():
+            seen: list[Any] = []
+            for data in self._data():
+                kind = (len(data.shape), data.whole, data.ladder, data.batch)
+                if kind not in seen:
+                    seen.append(kind)
+                    candidate = Candidate({})
+                    for name in names:
+                        candidate = self.with_parameter(candidate, name, data)
+                    yield candidate
+
+    def _names(self) -> list[list[str]]:
+        """What to call the tensors: the required parameters, or as many as a list of layers is long."""
+        if self.required:
+            return [self.required]
+        starred = next((p.name for p in self.parameters.values() if p.kind is Parameter.VAR_POSITIONAL), None)
+        if starred:
+            lists = [len(m) for m in self.model.modules() if isinstance(m, nn.ModuleList)]
+            return [[f"{starred}_{index}" for index in range(count)] for count in dict.fromkeys((*lists[:1], 1, 2, 3))]
+        keyed = [list(m) for m in self.model.modules() if isinstance(m, nn.ModuleDict)]
+        if any(p.kind is Parameter.VAR_KEYWORD for p in self.parameters.values()):
+            return keyed[:1]
+        return [[name] for name in list(self.parameters)[:1]]
 
     def with_parameter(self, candidate: Candidate, name: str, data: Guess | None = None) -> Candidate:
         """The candidate with a guess for one more parameter; `data` is for a name that says nothing."""
@@ -295,7 +331,7 @@ class Guesser:
         words = _words(name)
         kinds = [kind for kind, known in _WORDS.items() if words & known]
         for kind in kinds:
-            guess = self._special(kind, words) or self._read_by(_READERS.get(kind, ()))
+            guess = self._read_by(_READERS.get(kind, ())) or self._special(kind, words)
             if guess is not None:
                 return replace(guess, why=guess.why or f"name `{name}`")
         return None
@@ -315,6 +351,8 @@ class Guesser:
             return Guess((batch,), fill=0.5)
         if kind == "label":
             return Guess((batch,), "int64")
+        if kind == "signal":
+            return Guess((batch, 1024), free=(1,), ladder="signal")
         return None
 
     def _read_by(self, classes: tuple[type, ...]) -> Guess | None:

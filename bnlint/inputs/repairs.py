@@ -7,7 +7,7 @@ import math
 import re
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,83 @@ class Gap:
 
     node: str
     operand: int  # which input of the node
+    axis: int | None  # None: everything but the batch
     needed: int
-    sides: tuple[int, ...]  # what the axis is made of, when it is a flattened map
-    ladder: str
-    spatial_only: bool
+    observed: int
+    sides: tuple[int, ...]  # of the map that the axis is made of
+    ladder: str = "features"
+    spatial_only: bool = False
+    only: tuple[Path, int] | None = None  # the axis of one input to change, instead of all free axes of the ladder
+
+    @property
+    def key(self) -> Any:
+        """Equal for gaps that the same size would close."""
+        return self.node, self.operand, self.axis, self.needed, self.ladder, self.only
+
+    @property
+    def largest(self) -> int:
+        """The largest size to try."""
+        return {"image": 1024, "volume": 128, "sequence": 4096}.get(self.ladder, 1 << 18)
+
+    def start(self, candidate: Candidate) -> tuple[int, int]:
+        """The size in a candidate, and how many axes have it."""
+        if self.only is not None:
+            return candidate.guesses[self.only[0]].shape[self.only[1]], 1
+        guess = next(g for g in candidate.guesses.values() if g.free and g.ladder == self.ladder)
+        return guess.shape[guess.free[-1]], len(guess.free)
+
+    def apply(self, candidate: Candidate, sizes: tuple[int, ...]) -> Candidate:
+        """The candidate with these sizes."""
+        if self.only is None:
+            return candidate.scaled(self.ladder, sizes)
+        path, dim = self.only
+        return candidate.having(path, candidate.guesses[path].with_size(dim, sizes[0]))
+
+    def next_size(self, low: int, high: int, size: int, observed: int) -> int:
+        """What to try between two sizes, after `size` gave `observed`."""
+        if not observed:
+            return roundest(self.ladder, low, high, 2.0 * size)
+        whole = self.needed * max(1, round(size / observed))
+        if self.only is not None and low < whole < high:
+            return whole
+        return roundest(self.ladder, low, high, size * (self.needed / observed) ** (1 / max(1, len(self.sides))))
+
+    def measure(self, outcome: Outcome) -> tuple[int, tuple[int, ...]]:
+        """What is observed in another run, and the sides; 0 when it did not come so far."""
+        node = next((n for n in outcome.graph.nodes if n.name == self.node), None)
+        if node is None or self.operand >= len(node.all_input_nodes):
+            return 0, ()
+        return observed(outcome, node.all_input_nodes[self.operand], self.axis)
+
+
+def roundest(ladder: str, low: int, high: int, estimate: float) -> int:
+    """A size between two others, near the estimate: a usual one if there is one, else a round one."""
+    usual = [size for size in LADDERS.get(ladder, ()) if low < size < high]
+    if usual:
+        return min(usual, key=lambda size: abs(math.log(size / estimate)))
+    best = min(max(round(estimate), low + 1), high - 1)
+    step = 1 << max(0, (high - low).bit_length() - 2)
+    rounded = round(best / step) * step
+    return rounded if low < rounded < high and ladder != "features" else best
+
+
+def observed(outcome: Outcome, operand: fx.Node, axis: int | None) -> tuple[int, tuple[int, ...]]:
+    """The length of an axis (of all but the batch, for None) and the sides of the map in it."""
+    shape, axes = outcome.graph.shape(operand), outcome.graph.axes(operand)
+    if axis is None:
+        return math.prod(shape[1:]), shape[2:]
+    if not -len(axes) <= axis < len(axes):
+        return 0, ()
+    return shape[axis], tuple(atom.size for atom in axes[axis] if atom.role is not Role.CHANNEL)
+
+
+@dataclass
+class Found:
+    """What the failed ops of a run suggest."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    hopeless: bool = False  # an op failed that no input can help
 
 
 class Repairs:
@@ -46,20 +119,46 @@ class Repairs:
 
     # -- from failed ops -------------------------------------------------------------------------------------------
 
-    def of_failures(self, outcome: Outcome) -> Iterator[Candidate | Gap]:
+    def of_failures(self, outcome: Outcome) -> Found:
         """Changes for the first failed op that the input can be blamed for."""
+        found = Found()
         for node in outcome.failures:
-            found = list(self._of_node(outcome, node))
-            if found:
-                yield from found
-                return
+            for proposal in self._of_node(outcome, node):
+                if isinstance(proposal, Gap):
+                    found.gaps.append(proposal)
+                else:
+                    found.candidates.append(proposal)
+            if found.candidates or found.gaps:
+                return found
+            found.hopeless = True
+        if not outcome.failures and outcome.finished and not outcome.batch_kept:
+            found.gaps += [gap for node in outcome.graph.of_kind(Kind.RESHAPE) for gap in self._of_fold(outcome, node)]
+        return found
+
+    def _of_fold(self, outcome: Outcome, node: fx.Node) -> Iterator[Gap]:
+        """A view that is possible, but moved values into the batch."""
+        before, after = outcome.graph.shape(node.all_input_nodes[0]), outcome.graph.shape(node)
+        if before and after and before[0] == outcome.batch != after[0]:
+            yield from (gap for gap in self._of_view(outcome, node) if isinstance(gap, Gap))
 
     def _of_node(self, outcome: Outcome, node: fx.Node) -> Iterator[Candidate | Gap]:
         graph, inputs = outcome.graph, node.all_input_nodes
         if not inputs:
             return
         kind, wanted = node.meta["kind"], self._want(outcome, node)
-        if wanted is not None:
+        module = graph.module(node)
+        if isinstance(module, nn.MultiheadAttention):
+            wants = (module.embed_dim, module.kdim or module.embed_dim, module.vdim or module.embed_dim)
+            for operand, size in zip(inputs, wants, strict=False):
+                yield from self._of_layer(outcome, node, operand, replace(wanted or Want(3), size=size))
+        elif isinstance(module, nn.RNNBase):
+            yield from self._of_fixed_batch(outcome, node)
+            yield from self._of_layer(outcome, node, inputs[0], wanted or Want(3))
+        elif kind is Kind.TRANSFORMER and wanted is not None:
+            for operand in inputs:
+                if len(graph.shape(operand)) != 2:
+                    yield from self._of_layer(outcome, node, operand, wanted)
+        elif wanted is not None:
             at = _ids_position(inputs) if wanted.is_ids and node.op != "call_module" else 0
             yield from self._of_layer(outcome, node, inputs[at], wanted)
         elif kind is Kind.RESHAPE:
@@ -71,6 +170,13 @@ class Repairs:
         elif len(inputs) >= 2:
             skip = _cat_dim(node, len(graph.shape(inputs[0]))) if kind is Kind.CAT else None
             yield from self._of_mismatch(outcome, node, skip)
+
+    def _of_fixed_batch(self, outcome: Outcome, node: fx.Node) -> Iterator[Candidate]:
+        """A hidden state that was made for another batch size."""
+        error = node.meta.get("error")
+        found = error and re.search(r"hidden(?:\[\d\])? size \(\d+, (\d+), \d+\), got \[\d+, (\d+), \d+\]", error.message)
+        if found and int(found[1]) == outcome.batch != int(found[2]):
+            yield outcome.candidate.with_batch(int(found[2]))
 
     def _want(self, outcome: Outcome, node: fx.Node) -> Want | None:
         module = outcome.graph.module(node)
@@ -96,6 +202,10 @@ class Repairs:
         if wanted.is_ids:
             yield from self._of_ids(outcome, operand, wanted, paths)
             return
+        for path in paths:
+            guess = outcome.candidate.guesses[path]
+            if guess.whole or guess.dtype == "bool":
+                yield outcome.candidate.having(path, replace(guess, dtype=None, high=None, fill=None))
         norm = node.meta["kind"] is Kind.NORM
         if wanted.rank is not None and len(shape) != wanted.rank and not (norm and wanted.rank == 2 and len(shape) == 3):
             yield from self._of_rank(outcome, operand, wanted, paths)
@@ -134,13 +244,15 @@ class Repairs:
                 elif rank >= 1:
                     yield outcome.candidate.having(path, self.guesser.of_rank(rank, wanted.size, wanted.size))
 
-    def _upstream(self, outcome: Outcome, node: fx.Node) -> list[Path]:
+    def _upstream(
+        self, outcome: Outcome, node: fx.Node, through: frozenset[Kind] = _READS_THROUGH
+    ) -> list[Path]:
         """The inputs that reach a node without passing a layer."""
         found: dict[Path, None] = {}
         seen, todo = set(), [node]
         while todo:
             here = todo.pop(0)
-            if here in seen or here.meta["kind"] not in _READS_THROUGH:
+            if here in seen or here.meta["kind"] not in through:
                 continue
             seen.add(here)
             if here.name in outcome.sources:
@@ -168,16 +280,37 @@ class Repairs:
                 path, dim = self._source(outcome, own[0]) or ((), 0)
                 spatial = mixing and rest == 1 and own[0].role is Role.SPATIAL
                 guess = outcome.candidate.guesses[path].with_size(dim, size // rest, why)
-                yield outcome.candidate.having(path, guess, spatial_only=spatial)
+                doubtful = not why and size == self.batch
+                yield outcome.candidate.having(path, guess, spatial_only=spatial, doubtful=doubtful)
         elif own and len(own) == len(atoms):
             yield from self._flat(outcome, own, size, why)
-        sizes = [atom.size for atom in atoms if atom not in own and atom.role is not Role.CHANNEL]
-        fixed = math.prod(atom.size for atom in atoms if atom not in own and atom.role is Role.CHANNEL)
+        elif not own:
+            yield from self._of_features(outcome, node, position, axis, size)
+        fixed = math.prod(atom.size for atom in atoms if atom.role is Role.CHANNEL and atom not in own)
         ladder = self._ladder(outcome)
-        if ladder and size % fixed == 0 and (sizes or not atoms):
-            sides = tuple(sizes) if len(sizes) > 1 else ()
-            spatial = mixing and fixed == 1 and node.meta["kind"] is Kind.LINEAR and len(atoms) == 1
-            yield Gap(node.name, position, size, sides, ladder, spatial)
+        length, sides = observed(outcome, operand, axis)
+        if ladder and size % fixed == 0 and (sides or not atoms):
+            spatial = node.meta["kind"] is Kind.LINEAR and fixed == 1 and len(sides) == 1
+            yield Gap(node.name, position, axis, size, length, sides if fixed > 1 else (), ladder, spatial)
+
+    def _of_features(
+        self, outcome: Outcome, node: fx.Node, position: int, axis: int, size: int
+    ) -> Iterator[Candidate | Gap]:
+        """An axis made of the inputs' by splitting, joining or computing: they grow together."""
+        operand, candidate = node.all_input_nodes[position], outcome.candidate
+        length, rank = _size(outcome.graph.shape(operand), axis), len(outcome.graph.shape(operand))
+        rows = []
+        for path in self._upstream(outcome, operand):
+            guess = candidate.guesses[path]
+            dim = axis % rank if axis >= 0 else axis % len(guess.shape)
+            if dim < len(guess.shape) and dim != guess.batch and dim not in guess.free and not guess.whole:
+                rows.append((path, dim))
+        if len(rows) > 1 and size % len(rows) == 0:
+            for path, dim in rows:
+                candidate = candidate.having(path, candidate.guesses[path].with_size(dim, size // len(rows)))
+            yield candidate
+        for row in rows:
+            yield Gap(node.name, position, axis, size, length, (), only=row)
 
     def _source(self, outcome: Outcome, atom: Atom) -> tuple[Path, int] | None:
         path = outcome.sources.get(atom.origin.source)
@@ -225,7 +358,7 @@ class Repairs:
 
     def _of_ranks(self, outcome: Outcome, inputs: list[fx.Node], shapes: list[tuple[int, ...]]) -> Iterator[Candidate]:
         for at, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
-            for path in self._upstream(outcome, node):
+            for path in self._upstream(outcome, node, _READS_THROUGH | {Kind.EMBEDDING, Kind.REDUCE}):
                 guess = outcome.candidate.guesses[path]
                 for other in (len(s) for i, s in enumerate(shapes) if i != at and len(s) != len(shape)):
                     yield from self.of_rank(outcome.candidate, path, len(guess.shape) + other - len(shape))
@@ -247,7 +380,7 @@ class Repairs:
                 yield outcome.candidate.having(plain[0], replace(guess, shape=(self.batch, *sizes), free=()))
         ladder = self._ladder(outcome)
         if ladder and len(shape) >= 3 and needed % shape[1] == 0:
-            yield Gap(node.name, 0, needed, shape[2:], ladder, False)
+            yield Gap(node.name, 0, None, needed, math.prod(shape[1:]), shape[2:], ladder, False)
 
     # -- from a run that ended early -------------------------------------------------------------------------------
 
@@ -278,7 +411,11 @@ class Repairs:
             return
         if guess.whole or guess.dtype == "bool" or guess.fill is not None:
             shape = (*guess.shape, *[LENGTH] * 6)[:rank]
-            yield candidate.having(path, replace(guess, shape=shape, free=tuple(range(1, rank)), batch=0 if rank else None))
+            other = replace(guess, shape=shape, free=tuple(range(1, rank)), batch=0 if rank else None)
+            alike = [p for p, g in candidate.guesses.items() if (g.shape, g.dtype) == (guess.shape, guess.dtype)]
+            if len(alike) > 1:
+                yield replace(candidate, guesses={**candidate.guesses, **dict.fromkeys(alike, other)})
+            yield candidate.having(path, other)
             return
         for _, wanted in self.guesser.wants:
             if not wanted.is_ids and wanted.rank in (rank, None):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bnlint.rule import Finding, engine_finding
+from bnlint.rule import Finding, Place, engine_finding
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
@@ -26,9 +26,11 @@ _SHORT = re.compile(r"(\d+(?:x\d+)*)(?:\s*<\s*(\S+))?")
 class InputError(Exception):
     """The input cannot be used or found; `finding` says why and what to write."""
 
-    def __init__(self, message: str, *, help: str = "", note: str = "", **evidence: Any) -> None:
+    def __init__(
+        self, message: str, *, help: str = "", note: str = "", place: Place | None = None, **evidence: Any
+    ) -> None:
         super().__init__(message)
-        self.finding: Finding = engine_finding("BN903", message, help=help, note=note, evidence=evidence)
+        self.finding: Finding = engine_finding("BN903", message, help=help, note=note, place=place, evidence=evidence)
 
 
 @dataclass(frozen=True)

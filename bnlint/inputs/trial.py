@@ -21,7 +21,7 @@ from bnlint.graph.ops import Kind, op_name
 from bnlint.graph.record import Recording, Unfollowable, record
 from bnlint.graph.untouched import training_mode, untouched
 from bnlint.inputs.guess import Candidate, Guess, Path, build
-from bnlint.inputs.values import model_dtype, parameters_of
+from bnlint.inputs.values import Inputs, model_dtype, parameters_of
 
 NORMS_ON_MAPS = ("BatchNorm", "InstanceNorm", "GroupNorm", "SyncBatchNorm")
 ENOUGH = 4  # the smallest feature map that is worth looking at
@@ -39,7 +39,7 @@ class Outcome:
 
     @cached_property
     def failures(self) -> list[fx.Node]:
-        """Ops that failed, or that took the input for something else than a batch, in the order they ran."""
+        """Ops that failed, or that read the input without a batch or beyond a table, in the order they ran."""
         return [node for node in self.graph.nodes if "error" in node.meta or self._misread(node)]
 
     @property
@@ -77,7 +77,7 @@ class Outcome:
         """Smaller is better."""
         if not self.finished:
             return (1, -len(self.graph.nodes), len(self.failures))
-        return (0, len(self.failures), int(not self.batch_kept), -min(self.smallest_map, ENOUGH))
+        return (0, len(self.failures), int(not self.batch_kept), int(self.doubtful), -min(self.smallest_map, ENOUGH))
 
     @cached_property
     def sources(self) -> dict[str, Path]:
@@ -94,11 +94,11 @@ class Outcome:
             return (str(node.target),)
         if op_name(node) == "getitem" and node.all_input_nodes:
             outer = self._path(node.all_input_nodes[0])
-            return (*outer, node.args[1]) if outer and not isinstance(node.args[1], fx.Node) else ()
+            return (*outer, node.args[1]) if outer and isinstance(node.args[1], (str, int)) else ()
         return ()
 
     def _misread(self, node: fx.Node) -> bool:
-        """An unbatched call of a layer, a position beyond the table, or attention along the batch."""
+        """An unbatched call of a layer, or a position beyond the table."""
         inputs = node.all_input_nodes
         if not inputs:
             return False
@@ -106,14 +106,18 @@ class Outcome:
         if kind in (Kind.CONV, Kind.CONV_TRANSPOSE) and hasattr(module, "kernel_size"):
             return len(shape) == len(module.kernel_size) + 1  # type: ignore[union-attr,arg-type]
         if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)) or kind is Kind.TRANSFORMER:
-            return len(shape) == 2
+            packed = isinstance(module, nn.RNNBase) and any(not _is_floating(n) for n in inputs)
+            return len(shape) == 2 and not packed
         if isinstance(module, nn.Embedding):
             counted = inputs[0].meta["kind"] is Kind.FACTORY or not self._from_input(inputs[0])
             return counted and bool(shape) and shape[-1] > module.num_embeddings
-        if kind is Kind.MATMUL:
-            axes = self.graph.axes(node)
-            return len(axes) >= 2 and all(map(holds_batch, axes[-2:]))
         return False
+
+    @cached_property
+    def doubtful(self) -> bool:
+        """True when the run may fit by accident: an axis as long as the batch, or attention along the batch."""
+        products = (self.graph.axes(node) for node in self.graph.of_kind(Kind.MATMUL))
+        return self.candidate.doubtful or any(len(a) >= 2 and all(map(holds_batch, a[-2:])) for a in products)
 
     def _from_input(self, node: fx.Node) -> bool:
         seen, todo = set(), [node]
@@ -150,6 +154,17 @@ class Trials:
             self.outcomes[key] = self._run(candidate)
         return self.outcomes[key]
 
+    def accepts(self, inputs: Inputs) -> bool:
+        """True when the model runs on these without an error."""
+        for fake in (True, False):
+            with _quiet(), untouched(self.model, values=True), training_mode(self.model, self.mode == "train"):
+                try:
+                    recording = record(self.model, inputs.args, inputs.kwargs, fake=fake, repair=False)
+                except Unfollowable:
+                    continue
+            return recording.error is None
+        return False
+
     def _run(self, candidate: Candidate) -> Outcome | None:
         if self.fake:
             try:
@@ -162,7 +177,8 @@ class Trials:
             return None
 
     def _record(self, candidate: Candidate, *, fake: bool) -> Outcome:
-        batch = self.batch if fake else 2
+        batch = self.batch if candidate.batch is None else candidate.batch
+        batch = batch if fake or batch != self.batch else min(2, batch)
         generator = torch.Generator().manual_seed(self.seed)
         dtype = model_dtype(self.model)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
@@ -174,10 +190,21 @@ class Trials:
             return spec.make(generator, dtype).to(device)
 
         args, kwargs = build(candidate, self.parameters, make)
-        model = copy.deepcopy(self.model) if self.lazy else self.model
+        model = lazy_copy(self.model) if self.lazy else self.model
         with _quiet(), untouched(model, values=not fake), training_mode(model, self.mode == "train"):
             recording = record(model, args, kwargs, fake=fake)
         return Outcome(candidate, recording, Graph(recording, model), batch, self.parameters)
+
+
+def _is_floating(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return not isinstance(value, torch.Tensor) or value.is_floating_point()
+
+
+def lazy_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model whose lazy layers have no parameters yet; `copy.deepcopy` cannot copy lazy buffers."""
+    lazy = [b for b in model.buffers() if isinstance(b, nn.parameter.UninitializedBuffer)]
+    return copy.deepcopy(model, {id(b): nn.parameter.UninitializedBuffer(device=b.device, dtype=b.dtype) for b in lazy})
 
 
 @contextlib.contextmanager

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import linecache
-import textwrap
 
 from bnlint.job import Report
-from bnlint.report.text import Look, bold, clean, columns, modules, position, relative, summary, total, visible
+from bnlint.report.text import Look, bold, clean, columns, modules, position, relative, summary, total, visible, wrapped
 from bnlint.rule import Finding, Location
 
 _TAB = 4
@@ -108,12 +107,5 @@ def _said(label: str, text: str, look: Look) -> list[str]:
         if line.startswith((" ", "\t")):
             lines.append(indent + clean(line.expandtabs(_TAB)))
         else:
-            lines += textwrap.wrap(
-                clean(line),
-                max(look.width, 40),
-                initial_indent=indent,
-                subsequent_indent=indent,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+            lines += wrapped(clean(line), max(look.width, 40), indent)
     return [bold(f"{label}:", look) + lines[0][len(label) + 1 :], *lines[1:]] if lines else []

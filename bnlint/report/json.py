@@ -41,7 +41,7 @@ def _target(target: TargetReport) -> dict[str, Any]:
         "device": target.device,
         "ops": target.ops,
         "parameters": target.parameters,
-        "seconds": target.seconds,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in target.seconds.items()},
         "skipped_rules": target.skipped_rules,
     }
 

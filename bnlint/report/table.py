@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import textwrap
 
 from tabulate import tabulate
 
 from bnlint.job import Report, TargetReport
-from bnlint.report.text import Look, bold, clean, columns, position, summary, total, visible
+from bnlint.report.text import Look, bold, clean, columns, position, summary, total, visible, wrapped
 from bnlint.rule import Finding
 
 _HEADERS = ("severity", "code", "module", "where", "message")
@@ -33,7 +32,7 @@ def _table(target: TargetReport, look: Look) -> str:
     room = max(look.width - taken, _NARROWEST)
     for finding, row in zip(findings, rows, strict=True):
         row[0] = bold(row[0], look, finding.severity)
-        row[4] = textwrap.fill(row[4], room, break_long_words=False, break_on_hyphens=False)
+        row[4] = "\n".join(wrapped(row[4], room))
     return tabulate(rows, headers=_HEADERS, tablefmt="simple", disable_numparse=True)
 
 

@@ -12,15 +12,6 @@ import click
 from bnlint.report.text import clean, columns
 
 _WIDTH = 100  # of text that does not go to a terminal
-_STAGES = {
-    "import": "loading torch and importing",
-    "construct": "building",
-    "inputs": "finding an input for",
-    "trace": "tracing",
-    "weights": "reading the weights of",
-    "probe": "running one batch through",
-    "rules": "applying the rules to",
-}
 
 
 def colored(flag: str, stream: TextIO) -> bool:
@@ -62,7 +53,9 @@ class Progress:
 
     def stage(self, target: str, stage: str) -> None:
         """Shows which stage of a target's check has begun."""
-        self._show(f"{_STAGES.get(stage, clean(stage))} {clean(target)} ...")
+        from bnlint.worker import STAGES
+
+        self._show(f"{clean(target)}: {STAGES.get(stage, clean(stage))} ...")
 
     def _show(self, text: str) -> None:
         if not self._enabled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,20 @@ def columns(text: str) -> int:
     marks = sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) - marks + wide
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """The text in lines of at most `width` columns; code in backticks stays in one piece, to be copied."""
+    glued = re.sub("`[^`]*`", lambda match: match[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(
+        glued,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\0", " ") for line in lines]
 
 
 def relative(file: str) -> str:

@@ -98,14 +98,14 @@ def summary(numbers: Sequence[float], layout: Layout | None = None) -> NodeStats
     mean, within, between, apart = numbers[2:]
     n, positions, channels = layout.samples, layout.positions, layout.channels
     rows, total = n * positions, n * positions * channels
-    inside = within**2 + n * between**2
+    inside = within * within + n * between * between  # `**` would raise where this gives inf
     stats.mean = mean
-    stats.std = math.sqrt((inside + rows * apart**2) / total)
-    stats.second_moment = stats.std**2 + mean**2
+    stats.std = math.sqrt((inside + rows * apart * apart) / total)
+    stats.second_moment = stats.std * stats.std + mean * mean
     if rows > 1:
         stats.spread = math.sqrt(inside / (channels * (rows - 1)))
     if n > 1 and stats.second_moment > 0:
-        stats.similarity = 1 - within**2 / ((n - 1) * positions * channels) / stats.second_moment
+        stats.similarity = 1 - within * within / ((n - 1) * positions * channels) / stats.second_moment
     return stats
 
 

@@ -85,19 +85,13 @@ class MissingActivation(Rule):
 
 
 def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool:
-    from bnlint.graph.ops import Kind, op_name
+    from bnlint.graph.features import mixes_positions
 
     second = path[-1]
-    if first.target == second.target or (graph.error(first) is not None and graph.kind(first) is Kind.CONV):
+    if first.target == second.target or mixes_positions(graph, first):
         return False
-    for node in path[:-1]:
-        module = graph.module(node)
-        if graph.kind(node) is Kind.NORM and not _per_channel(module, op_name(node)):
-            return False
-        if graph.kind(node) is Kind.POOL and graph.is_last_layer(second):
-            return False
-        if graph.kind(node) is Kind.PERMUTE:
-            return False
+    if not all(_keeps_features(graph, node, second) for node in path[:-1]):
+        return False
     sizes, after = _sizes(graph, first), _sizes(graph, second)
     if sizes is None or after is None:
         return False
@@ -107,6 +101,21 @@ def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool
     return not any(_by_design(graph.module(n)) for n in (first, second)) and not _factorised(
         *(getattr(graph.module(n), "kernel_size", None) for n in (first, second))
     )
+
+
+def _keeps_features(graph: Graph, node: fx.Node, second: fx.Node) -> bool:
+    """True when what `second` reads through this op are still the features that the first layer made."""
+    from bnlint.graph.folds import folds_features_into_batch
+    from bnlint.graph.ops import Kind, op_name
+
+    kind = graph.kind(node)
+    if kind is Kind.NORM:
+        return _per_channel(graph.module(node), op_name(node))  # other norms are no linear map of one sample
+    if kind is Kind.POOL:
+        return graph.kind(second) is not Kind.LINEAR or not graph.is_last_layer(second)
+    if kind is Kind.RESHAPE:
+        return not folds_features_into_batch(graph, node)
+    return kind is not Kind.PERMUTE
 
 
 def _per_channel(module: object, name: str) -> bool:

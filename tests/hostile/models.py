@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import torch
 from torch import nn
 
 
@@ -87,36 +87,26 @@ class TorchMemory(Healthy):
 
 class MemoryInForward(Healthy):
     def forward(self, x):
-        rows = []
-        while True:
-            rows.append(bytearray(2**28))
+        return bytearray(2**40)  # here: MemoryInForward
 
 
 class Forks(Healthy):
     def __init__(self):
         super().__init__()
         os.fork()
-
-
-class ForksAndExits(Healthy):
-    def __init__(self):
-        super().__init__()
         if os.fork() == 0:
             sys.exit(5)
 
 
-class Flood(Healthy):
+class Noisy(Healthy):
     def __init__(self):
         super().__init__()
+        assert sys.stdin.read() == ""
+        print("réseau ✓ \udc80")
         for _ in range(200):
             print("x" * 100_000)
             print("y" * 100_000, file=sys.stderr)
             os.write(1, b'{"event": "answer", "answer": 1}\n' * 1000)
-
-
-class ClosesFiles(Healthy):
-    def __init__(self):
-        super().__init__()
         os.close(1)
         sys.stderr.close()
 
@@ -131,25 +121,13 @@ class LeavesOrphan(Healthy):
     def __init__(self):
         super().__init__()
         code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
-        subprocess.Popen([sys.executable, "-c", code, os.environ["BNLINT_TEST_ORPHAN"]])
-        while not os.path.exists(os.environ["BNLINT_TEST_ORPHAN"]):  # noqa: PTH110
+        pid_file = Path(os.environ["BNLINT_TEST_ORPHANS"], type(self).__name__)
+        subprocess.Popen([sys.executable, "-c", code, pid_file])
+        while not (pid_file.exists() and pid_file.read_text()):
             time.sleep(0.01)
 
 
-class ReadsInput(Healthy):
+class LeavesOrphanAndHangs(LeavesOrphan):
     def __init__(self):
         super().__init__()
-        assert sys.stdin.read() == ""
-
-
-class PrintsUnicode(Healthy):
-    def __init__(self):
-        super().__init__()
-        print("réseau ✓ \udc80")
-
-
-class ChangesState(Healthy):
-    def __init__(self):
-        super().__init__()
-        os.chdir("/")
-        torch.set_default_dtype(torch.float64)
+        time.sleep(600)  # here: LeavesOrphanAndHangs

@@ -68,7 +68,7 @@ def test_overwritten_norm(found):
 def test_norm_left_over_from_images(found):
     rows = found(VideoDenseBlock(), "2x3x8x16x16")
     assert list(rows) == [("BN101", "norm2")]
-    assert rows["BN101", "norm2"].location.line == line_of(VideoDenseBlock, "BatchNorm2d")
+    assert rows["BN101", "norm2"].location.line == line_of(VideoDenseBlock, "self.norm2 =")
     assert "nn.BatchNorm3d(8)" in rows["BN101", "norm2"].help
 
 

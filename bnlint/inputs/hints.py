@@ -1,0 +1,91 @@
+"""Sizes that a model says of itself: timm's `default_cfg`, the config of a transformers model, image sizes it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from bnlint.inputs.guess import LENGTH, Candidate, Guess, Guesser
+
+
+def hinted(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
+    """Candidates from what the model says, the surest first."""
+    for maker in (_from_default_cfg, _from_config, _from_sizes):
+        yield from maker(model, guesser)
+
+
+def _from_default_cfg(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
+    """timm: `input_size` is (channels, height, width); the model may have been built for other channels."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        cfg = getattr(model, name, None)
+        size = cfg.get("input_size") if isinstance(cfg, Mapping) else getattr(cfg, "input_size", None)
+        if _are_sizes(size, 3) and len(guesser.required) == 1:
+            for channels in dict.fromkeys((_channels(guesser) or size[0], size[0])):
+                guess = Guess((guesser.batch, channels, *size[1:]), why=name, told=True)
+                yield Candidate({(guesser.required[0],): guess})
+            return
+
+
+def _channels(guesser: Guesser) -> int | None:
+    return next((wanted.size for module, wanted in guesser.wants if isinstance(module, nn.Conv2d)), None)
+
+
+def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
+    """transformers: `main_input_name` and the sizes in the config."""
+    config, main = getattr(model, "config", None), getattr(model, "main_input_name", None)
+    if config is None or not isinstance(main, str) or main not in guesser.parameters:
+        return
+    batch = guesser.batch
+    vocabulary = _number(config, "vocab_size") or _number(config, "src_vocab_size") or 2
+    ids = Guess((batch, LENGTH), "int64", vocabulary, free=(1,), why="config", told=True)
+    side = _number(config, "image_size")
+    image = Guess((batch, _number(config, "num_channels") or 3, side or 224, side or 224), why="config", told=True)
+    bins = _number(config, "num_mel_bins") or _number(config, "input_feat_per_channel") or 80
+    rows: dict[str, list[Guess]] = {
+        "input_ids": [ids],
+        "pixel_values": [image, replace(image, shape=(batch, 8, *image.shape[1:]))],
+        "input_values": [
+            Guess((batch, 16000), free=(1,), ladder="signal", why="config", told=True),
+            Guess((batch, 1024, bins), why="config", told=True),
+        ],
+        "input_features": [
+            Guess((batch, bins, 2 * (_number(config, "max_source_positions") or 1500)), why="config", told=True),
+            Guess((batch, 128, bins), why="config", told=True),
+        ],
+    }
+    for guess in rows.get(main, []):
+        yield Candidate({(main,): guess})
+        if "decoder_input_ids" in guesser.parameters:
+            yield Candidate({(main,): guess, ("decoder_input_ids",): ids})
+
+
+def _from_sizes(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
+    """An image size that the model or one of its parts keeps as an attribute."""
+    sizes: dict[tuple[int, int], None] = {}
+    for module in model.modules():
+        if type(module).__module__.startswith("torch."):
+            continue
+        for name in ("img_size", "image_size", "input_size", "input_resolution", "im_size", "imsize"):
+            value = vars(module).get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = (value, value)
+            if _are_sizes(value, 2) and all(8 <= side <= 1024 for side in value):
+                sizes[tuple(value)] = None
+    first = next(guesser.first(), None)
+    for size in list(sizes)[:2] if first else ():
+        if first and any(g.ladder == "image" and len(g.free) == 2 for g in first.guesses.values()):
+            yield first.scaled("image", size)
+
+
+def _are_sizes(value: Any, count: int) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == count and all(isinstance(v, int) for v in value)
+
+
+def _number(config: Any, name: str) -> int | None:
+    value = getattr(config, name, None)
+    if isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return value if isinstance(value, int) and value > 0 else None

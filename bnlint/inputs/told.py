@@ -1,0 +1,101 @@
+"""Inputs that somebody wrote down: a function of the user's, or the model's own example."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnlint.failure import BuildError, said, users_traceback
+from bnlint.graph.nest import map_tensors, tensors
+from bnlint.graph.untouched import untouched
+from bnlint.inputs.spec import InputError
+from bnlint.inputs.values import Inputs, from_values, unwrapped
+from bnlint.load import load
+from bnlint.rule import Place
+from bnlint.target import Target, TargetError, parse
+
+HOOK = "bnlint_inputs"
+
+
+def from_function(model: nn.Module, text: str, user_module: ModuleType | None, seed: int) -> Inputs:
+    """What `--input-fn file.py:make_inputs` returns."""
+    try:
+        target = parse(text)
+    except TargetError as error:
+        raise InputError(str(error).replace("is not a target", "names no function"), help=_WRITE) from None
+    if target.attribute is None:
+        raise InputError(f"`{text}` names no function", help=_WRITE)
+    try:
+        module = user_module if _same_file(target, user_module) else load(target)
+    except BuildError as error:
+        found = error.finding
+        raise InputError(found.message, help=found.help, note=found.note, place=Place("", found.location)) from None
+    function: Any = module
+    for part in target.attribute.split("."):
+        near = difflib.get_close_matches(part, dir(function), n=1)
+        function = getattr(function, part, None)
+        if function is None:
+            help = f"did you mean `{target.place}:{near[0]}`?" if near else _WRITE
+            raise InputError(f"`{target.place}` has no `{part}`", help=help)
+    if not callable(function):
+        raise InputError(f"`{target.attribute}` in `{target.place}` is not a function", help=_WRITE)
+    return _called(model, lambda: function(*target.args, **target.kwargs), target.attribute, "--input-fn", seed)
+
+
+_WRITE = "write --input-fn file.py:make_inputs, a function that returns a tensor, a tuple or a dict"
+
+
+def _same_file(target: Target, module: ModuleType | None) -> bool:
+    file = getattr(module, "__file__", None)
+    return bool(file and target.path and target.path.is_file() and Path(file).samefile(target.path))
+
+
+def own_example(model: nn.Module, user_module: ModuleType | None, seed: int) -> Inputs | None:
+    """What the model's author wrote for the purpose: `bnlint_inputs()` or `example_input_array`; None without."""
+    inner = unwrapped(model)
+    for holder in (inner, user_module):
+        function = getattr(holder, HOOK, None)
+        if callable(function):
+            return _called(model, function, HOOK, f"{HOOK}()", seed)
+    example = _attribute(inner, "example_input_array")
+    return None if example is None else from_values(model, example, "example_input_array")
+
+
+def dummy_inputs(model: nn.Module) -> Inputs | None:
+    """The `dummy_inputs` of a transformers model; None without, or when they do not fit forward."""
+    value = _attribute(unwrapped(model), "dummy_inputs")
+    if not isinstance(value, Mapping):
+        return None
+    with contextlib.suppress(InputError):
+        return from_values(model, dict(value), "dummy_inputs")
+    return None
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    """An attribute that may be a property, and raise."""
+    try:
+        return getattr(model, name, None)
+    except Exception:
+        return None
+
+
+def _called(model: nn.Module, function: Callable[[], Any], name: str, source: str, seed: int) -> Inputs:
+    with untouched(model):
+        torch.manual_seed(seed)
+        try:
+            value = function()
+        except (Exception, SystemExit) as error:
+            note, location = users_traceback(error)
+            raise InputError(f"`{name}` raises {said(error)}", note=note, place=Place("", location)) from error
+    if not any(True for _ in tensors(value)):
+        raise InputError(f"`{name}` returned {type(value).__name__} and no tensor", help=_WRITE)
+    return from_values(model, map_tensors(value, lambda tensor: tensor.detach().cpu()), source)
+
+

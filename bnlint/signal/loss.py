@@ -1,0 +1,68 @@
+"""Where the backward pass starts: a declared loss with made-up targets, else a random projection of every output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from bnlint.graph.nest import tensors
+
+_CLASSES = frozenset(("cross_entropy", "nll_loss"))
+_PROBABILITIES = frozenset(("binary_cross_entropy", "binary_cross_entropy_with_logits", "soft_margin_loss"))
+_NUMBERS = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"))
+_ALIASES = {
+    "bce_with_logits": "binary_cross_entropy_with_logits",
+    "bce": "binary_cross_entropy",
+    "mse": "mse_loss",
+    "l1": "l1_loss",
+    "nll": "nll_loss",
+}
+
+Start = tuple[str, list[torch.Tensor], list[torch.Tensor]]
+
+
+class LossError(Exception):
+    """Why there is nothing to start from; the message is one sentence for people."""
+
+
+def gradients_of_outputs(output: Any, channels: Mapping[tuple[int, ...], int], loss: str | None, seed: int) -> Start:
+    """What the pass starts from in words, the tensors it starts at, and their gradients.
+
+    `channels` gives the axis of classes by an output's shape. A projection, unlike a sum, has a gradient behind a
+    softmax, whose outputs add up to one.
+    """
+    found = [t for _, t in tensors(output) if t.dtype.is_floating_point and t.requires_grad and t.numel()]
+    if not found:
+        raise LossError("no output depends on a parameter that requires one")
+    generator = torch.Generator(found[0].device).manual_seed(seed)
+    name = _ALIASES.get(loss or "", loss)
+    if name in _CLASSES | _PROBABILITIES | _NUMBERS:
+        value = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator)
+        return f"{name} with random targets", [value], [torch.ones_like(value)]
+    directions = [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found]
+    return "a random projection of every output", found, directions
+
+
+def _declared(name: str, output: torch.Tensor, channel: int | None, generator: torch.Generator) -> torch.Tensor:
+    function = getattr(functional, name)
+    if name in _CLASSES:
+        if output.ndim > 1:
+            output = output.movedim(channel if channel is not None else 1, 1)
+        shape = output.shape[:1] + output.shape[2:] if output.ndim > 1 else ()
+        classes = output.shape[min(1, output.ndim - 1)]
+        target = torch.randint(classes, shape, generator=generator, device=output.device)
+    elif name in _NUMBERS:
+        target = _like(torch.randn, output, generator)
+    else:
+        target = (_like(torch.rand, output, generator) > 0.5).to(output.dtype)
+        target = target * 2 - 1 if name == "soft_margin_loss" else target
+    value: torch.Tensor = function(output, target)
+    return value
+
+
+def _like(make: Any, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    value: torch.Tensor = make(tensor.shape, generator=generator, device=tensor.device, dtype=tensor.dtype)
+    return value
