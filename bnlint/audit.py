@@ -5,7 +5,6 @@ Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here kn
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +90,7 @@ class _Run:
         self.report.findings = sort_findings([_of(self.job, f) for f in _grouped(self.findings)])
 
     def _inputs(self, audited: AuditedModel, told: Any, user_module: ModuleType | None) -> Inputs | None:
+        from bnlint.graph.lazy import materialised
         from bnlint.inputs import InputError, from_values, resolve
 
         if all(rule.phase in (Phase.SOURCE, Phase.MODULES) for rule in self.rules):
@@ -99,7 +99,7 @@ class _Run:
             with self._stage("inputs"):
                 model = audited.module
                 given = from_values(model, told) if told is not None else resolve(model, self.job, user_module)
-                audited.module = _materialised(model, given)
+                audited.module = materialised(model, given.args, given.kwargs)
         except InputError as error:
             self._fail(error.finding)
             return None
@@ -213,7 +213,8 @@ class _Run:
 
 def _record(model: nn.Module, given: Inputs) -> tuple[Recording, str | None]:
     """Records on fake tensors; on real ones when fakes cannot follow, or fail where real ones do not."""
-    from bnlint.graph.record import Unfollowable, record
+    from bnlint.graph.fake import Unfollowable
+    from bnlint.graph.record import record
     from bnlint.graph.untouched import untouched
 
     try:
@@ -227,21 +228,6 @@ def _record(model: nn.Module, given: Inputs) -> tuple[Recording, str | None]:
     with untouched(model, values=True):
         real = record(model, given.args, given.kwargs, fake=False, repair=False)
     return (real, "an op fails only on fake tensors") if real.error is None else (recording, None)
-
-
-def _materialised(model: nn.Module, given: Inputs) -> nn.Module:
-    """A copy with its lazy layers' parameters made by one forward pass; the model itself when it has none."""
-    import torch
-    from torch.nn.parameter import UninitializedBuffer, is_lazy
-
-    if not any(is_lazy(p) for p in (*model.parameters(), *model.buffers())):
-        return model
-    unmade = (b for b in model.buffers() if isinstance(b, UninitializedBuffer))
-    memo = {id(b): UninitializedBuffer(device=b.device, dtype=b.dtype) for b in unmade}  # it has no deepcopy of its own
-    copied: nn.Module = copy.deepcopy(model, memo)  # type: ignore[arg-type]
-    with torch.no_grad():
-        copied(*given.args, **given.kwargs)
-    return copied
 
 
 def _selected(job: Job) -> dict[str, type[Rule]]:

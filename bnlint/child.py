@@ -7,6 +7,7 @@ import faulthandler
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +60,10 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any], channel: _Channel) -> None:
+    started = time.perf_counter()
     import torch  # noqa: F401  # before the limit, which is about the user's code
 
+    start = time.perf_counter() - started
     job, limit = Job.from_json(request["job"]), request["limit"]
     _limit_memory(limit)
     try:
@@ -68,7 +71,9 @@ def _answer(request: dict[str, Any], channel: _Channel) -> None:
             targets, skipped = discover(job, channel.stage, limit)
             answer: dict[str, Any] = {"targets": targets, "skipped": skipped}
         else:
-            answer = check(job, channel.stage, limit).to_dict()
+            report = check(job, channel.stage, limit)
+            report.seconds = {"start": start, **report.seconds}
+            answer = report.to_dict()
     except TargetFailed as failure:
         channel.send({"event": "failed", "report": failure.report.to_dict()})
     else:

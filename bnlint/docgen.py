@@ -46,7 +46,10 @@ def _sections(doc: str) -> list[str]:
 
 def table(rules: dict[str, type[Rule]]) -> str:
     """All rules as a Markdown table, for the README and the index."""
-    rows = [f"| {r.code} | [{r.name}](docs/rules/{r.name}.md) | {r.severity.value} | {r.summary()} |" for r in rules.values()]
+    rows = [
+        f"| {r.code} | [{r.name}](docs/rules/{r.name}.md) | {r.severity.value} | {r.summary()} |"
+        for r in rules.values()
+    ]
     rows += [f"| {row.code} | {row.name} | {row.severity.value} | {row.summary} |" for row in ENGINE_CODES.values()]
     return "\n".join(["| code | name | severity | what it finds |", "|---|---|---|---|", *rows])
 

@@ -50,10 +50,11 @@ def _import_file(path: Path) -> ModuleType:
     try:
         tree = ast.parse(path.read_bytes(), str(path))
         levels = max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
+        names = _imported(tree)
     except (SyntaxError, ValueError, RecursionError):
-        levels = 0  # importing it says what is wrong
+        levels, names = 0, set()  # importing it says what is wrong
     root, packages = _packages(path, levels)
-    if levels and packages:
+    if packages and (levels or packages[0] in names):
         _on_path(path.parent, first=False)
         _on_path(Path.cwd(), first=True)
         _on_path(root, first=True)
@@ -66,6 +67,16 @@ def _import_file(path: Path) -> ModuleType:
         _on_path(Path.cwd(), first=True)
         _on_path(path.parent, first=True)
     return _execute(name, path)
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """The top-level packages that a file imports by absolute name, possibly its own."""
+    rows = (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    modules = (
+        [alias.name for alias in row.names] if isinstance(row, ast.Import) else [row.module or ""] * (not row.level)
+        for row in rows
+    )
+    return {name.partition(".")[0] for group in modules for name in group}
 
 
 def _execute(name: str, path: Path) -> ModuleType:

@@ -144,7 +144,7 @@ class Rule:
             if base in (Rule, object):
                 continue
             hints = get_type_hints(base)
-            for key in base.__dict__.get("__annotations__", {}):
+            for key in inspect.get_annotations(base):
                 if not key.startswith("_") and getattr(hints[key], "__origin__", None) is not ClassVar:
                     found[key] = (hints[key], getattr(cls, key))
         return found
@@ -173,15 +173,21 @@ class EngineCode:
 ENGINE_CODES: dict[str, EngineCode] = {
     row.code: row
     for row in (
-        EngineCode("BN901", "import-failed", Severity.ERROR, "The target's file or module cannot be found or imported."),
+        EngineCode("BN901", "import-failed", Severity.ERROR, "The target's file or module cannot be imported."),
         EngineCode("BN902", "construction-failed", Severity.ERROR, "The model cannot be built from the target."),
         EngineCode("BN903", "forward-failed", Severity.ERROR, "The forward pass fails for a reason no rule explains."),
-        EngineCode("BN904", "untraced-part", Severity.INFO, "Part of the model could not be followed; rules were skipped."),
+        EngineCode(
+            "BN904", "untraced-part", Severity.INFO, "A part of the model could not be followed; rules were skipped."
+        ),
         EngineCode("BN905", "timed-out", Severity.ERROR, "The check ran past its time limit and was stopped."),
-        EngineCode("BN906", "crashed", Severity.ERROR, "The model's process died: a signal, an exit or no memory left."),
+        EngineCode(
+            "BN906", "crashed", Severity.ERROR, "The model's process died: a signal, an exit or no memory left."
+        ),
         EngineCode("BN907", "unused-suppression", Severity.WARNING, "A suppression comment suppresses nothing."),
-        EngineCode("BN908", "unknown-rule", Severity.WARNING, "A suppression comment names a rule that does not exist."),
-        EngineCode("BN909", "rule-crashed", Severity.ERROR, "A rule raised an exception; the other rules' findings stand."),
+        EngineCode(
+            "BN908", "unknown-rule", Severity.WARNING, "A suppression comment names a rule that does not exist."
+        ),
+        EngineCode("BN909", "rule-crashed", Severity.ERROR, "A rule raised an exception; the others' findings stand."),
         EngineCode("BN910", "stale-baseline", Severity.WARNING, "A baseline entry matches no finding any more."),
     )
 }

@@ -65,8 +65,6 @@ def expand(texts: Sequence[str]) -> list[str]:
             continue
         folder = Path(text.replace("\\", "/"))
         files = [path.as_posix() for path in _python_files(folder) if _defines_modules(path)]
-        if not files:
-            raise TargetError(f"no Python file in the folder `{text}` defines an nn.Module class")
         found += files
     return list(dict.fromkeys(found))
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Rule, Severity
@@ -33,13 +34,12 @@ class Example:
 
     def job(self, path: str) -> Job:
         """How the block is checked."""
-        job = Job(f"{path}:Net")
-        for text in _OPTION.findall(self.source):
-            words = text.split()
-            for flag, value in zip(words[::2], words[1::2], strict=True):
-                key = flag.removeprefix("--").replace("-", "_")
-                job = replace(job, **{"inputs": (*job.inputs, value)} if key == "input" else {key: value})
-        return job
+        words = [word for text in _OPTION.findall(self.source) for word in text.split()]
+        options: dict[str, Any] = {"inputs": ()}
+        for flag, value in zip(words[::2], words[1::2], strict=True):
+            key = flag.removeprefix("--").replace("-", "_")
+            options |= {"inputs": (*options["inputs"], value)} if key == "input" else {key: value}
+        return Job(f"{path}:Net", **options)
 
 
 def examples(rule: type[Rule]) -> list[Example]:
@@ -70,7 +70,9 @@ def check_examples(rule: type[Rule], rule_paths: Sequence[str] = ()) -> None:
         report = run_example(block, rule_paths)
         found = {f.code for f in report.findings if f.severity is not Severity.INFO or f.code == rule.code}
         if block.bad:
-            assert found == {rule.code, *_ALSO.findall(block.source)}, f"the bad example of {rule.code} gives {sorted(found)}: {report.findings}"
+            assert found == {rule.code, *_ALSO.findall(block.source)}, (
+                f"the bad example of {rule.code} gives {sorted(found)}: {report.findings}"
+            )
             assert all(f.location for f in report.findings if f.code == rule.code), f"{rule.code} names no line"
         else:
             assert not report.findings, f"the good example of {rule.code} gives {report.findings}"

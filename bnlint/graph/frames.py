@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import linecache
+import os
 import sys
 import sysconfig
 from functools import cache
@@ -10,16 +13,22 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-import torch
-
 from bnlint.rule import Location
 
-_TORCH = str(Path(torch.__file__).parent)
-_ENGINE = str(Path(__file__).parents[1])
+_ENGINE = str(Path(__file__).parents[1]) + os.sep
 _LIBRARY = tuple({sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 _boundary: CodeType | None = None
+
+
+def _folder_of(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return folders[0] + os.sep if folders else os.devnull
+
+
+_TORCH = _folder_of("torch")  # without importing it: the command line names lines too
 
 
 class Call(NamedTuple):
@@ -84,8 +93,6 @@ def _lines(code: CodeType) -> list[tuple[int, int, int]]:
 
 def characters(filename: str, line: int | None, column: int | None) -> int | None:
     """A 1-based column in characters from a 0-based one in UTF-8 bytes."""
-    import linecache
-
     if line is None or column is None:
         return None
     text = linecache.getline(filename, line)

@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.weak import TensorWeakRef
 
+from bnlint.failure import out_of_memory
 from bnlint.graph.fake import Unfollowable, cannot_follow, fake_state, quiet_failures, reason, to_fake
 from bnlint.graph.frames import Call, Owner, calling_line, owner, stop_at
 from bnlint.graph.names import ModuleNames, tensor_names
@@ -190,6 +191,8 @@ class Recorder(TorchFunctionMode):
         try:
             output = func(*args, **kwargs)
         except Exception as error:
+            if out_of_memory(error):
+                raise
             failed = self._recover(error, lambda fault: repair_function(func, args, kwargs, fault))
             output = failed.output
         if name in _UNRECORDED:
@@ -242,6 +245,8 @@ class Recorder(TorchFunctionMode):
             try:
                 output = _call_module(module, *args, **kwargs)
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 failed = self._recover(error, lambda fault: repair_module(module, args, kwargs, fault))
                 output = failed.output
             self.write("call_module", path, args, kwargs, output, failed)
@@ -315,6 +320,8 @@ def record(
         except Unfollowable:
             raise
         except (Exception, SystemExit) as error:
+            if out_of_memory(error):
+                raise
             recording.error, recording.error_call = error, _origin(error)
     return recording
 

@@ -51,6 +51,10 @@ def _uses(forward: Callable[..., Any]) -> dict[str, list[Any]]:
         return {}
     found: dict[str, list[Any]] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and isinstance(node.slice, ast.Constant):
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.value, ast.Name)
+            and isinstance(node.slice, ast.Constant)
+        ):
             found.setdefault(node.value.id, []).append(node.slice.value)
     return found

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from bnlint.graph.ops import Kind, class_kind
-from bnlint.inputs.spec import FLOATS, TensorSpec
 from bnlint.inputs.containers import containers_of
+from bnlint.inputs.spec import FLOATS, TensorSpec
 from bnlint.inputs.values import Parameter, is_required, parameters_of
 
 Path = tuple[Any, ...]  # (parameter, key, key, …)
@@ -339,7 +339,9 @@ class Guesser:
     def _special(self, kind: str, words: set[str]) -> Guess | None:
         batch = self.batch
         if kind == "mask":
-            ignored = bool(words & {"padding", "pad", "causal"}) or any(isinstance(m, nn.Transformer) for m, _ in self.wants)
+            ignored = bool(words & {"padding", "pad", "causal"}) or any(
+                isinstance(m, nn.Transformer) for m, _ in self.wants
+            )
             return Guess((batch, LENGTH), "bool", fill=0.0 if ignored else 1.0, free=(1,))
         if kind == "adjacency":
             return Guess((batch, batch), batch=None)
@@ -381,7 +383,9 @@ def build(
     made: dict[str, dict[Any, Any]] = {}
     for path, guess in candidate.guesses.items():
         made.setdefault(path[0], {})[path[1:]] = make(guess)
-    values = {name: _packed(rows, candidate.containers.get(name)) for name, rows in made.items()} | dict(candidate.plain)
+    values = {name: _packed(rows, candidate.containers.get(name)) for name, rows in made.items()} | dict(
+        candidate.plain
+    )
     args: list[Any] = []
     for name, parameter in parameters.items():
         positional = parameter.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -174,7 +174,9 @@ class Repairs:
     def _of_fixed_batch(self, outcome: Outcome, node: fx.Node) -> Iterator[Candidate]:
         """A hidden state that was made for another batch size."""
         error = node.meta.get("error")
-        found = error and re.search(r"hidden(?:\[\d\])? size \(\d+, (\d+), \d+\), got \[\d+, (\d+), \d+\]", error.message)
+        found = error and re.search(
+            r"hidden(?:\[\d\])? size \(\d+, (\d+), \d+\), got \[\d+, (\d+), \d+\]", error.message
+        )
         if found and int(found[1]) == outcome.batch != int(found[2]):
             yield outcome.candidate.with_batch(int(found[2]))
 
@@ -207,7 +209,11 @@ class Repairs:
             if guess.whole or guess.dtype == "bool":
                 yield outcome.candidate.having(path, replace(guess, dtype=None, high=None, fill=None))
         norm = node.meta["kind"] is Kind.NORM
-        if wanted.rank is not None and len(shape) != wanted.rank and not (norm and wanted.rank == 2 and len(shape) == 3):
+        if (
+            wanted.rank is not None
+            and len(shape) != wanted.rank
+            and not (norm and wanted.rank == 2 and len(shape) == 3)
+        ):
             yield from self._of_rank(outcome, operand, wanted, paths)
             return
         if wanted.rank is None and wanted.axis == -1 and len(shape) > 3:
@@ -244,9 +250,7 @@ class Repairs:
                 elif rank >= 1:
                     yield outcome.candidate.having(path, self.guesser.of_rank(rank, wanted.size, wanted.size))
 
-    def _upstream(
-        self, outcome: Outcome, node: fx.Node, through: frozenset[Kind] = _READS_THROUGH
-    ) -> list[Path]:
+    def _upstream(self, outcome: Outcome, node: fx.Node, through: frozenset[Kind] = _READS_THROUGH) -> list[Path]:
         """The inputs that reach a node without passing a layer."""
         found: dict[Path, None] = {}
         seen, todo = set(), [node]
@@ -482,7 +486,11 @@ def _sizes_asked(node: fx.Node) -> list[int]:
     sizes: Any = node.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
-    return [int(s) for s in sizes] if op_name(node) in ("view", "reshape") and all(isinstance(s, int) for s in sizes) else []
+    return (
+        [int(s) for s in sizes]
+        if op_name(node) in ("view", "reshape") and all(isinstance(s, int) for s in sizes)
+        else []
+    )
 
 
 _RANKS = (

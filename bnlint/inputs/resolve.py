@@ -57,7 +57,9 @@ def _with_bounds(model: nn.Module, job: Job) -> Inputs:
     high = {path[0]: guess.high for path, guess in bounded(outcome).guesses.items()}
     told = {id(s): name for s, name in zip((s for s in specs if isinstance(s.value, TensorSpec)), names, strict=True)}
     specs = [
-        replace(s, value=replace(s.value, high=high[told[id(s)]])) if s in loose and isinstance(s.value, TensorSpec) else s
+        replace(s, value=replace(s.value, high=high[told[id(s)]]))
+        if s in loose and isinstance(s.value, TensorSpec)
+        else s
         for s in specs
     ]
     return from_specs(model, specs, job.seed)
@@ -105,7 +107,9 @@ def _usable(search: Search, outcome: Outcome) -> bool:
 def _not_found(model: nn.Module, search: Search, outcome: Outcome | None) -> InputError:
     name = type(unwrapped(model)).__name__
     parameters = [p.name for p in parameters_of(model)]
-    message = f"no input was found that `{name}.forward({', '.join(parameters)})` takes, after {search.trials.count} tries"
+    message = (
+        f"no input was found that `{name}.forward({', '.join(parameters)})` takes, after {search.trials.count} tries"
+    )
     if outcome is None:
         return InputError(message, help=_write(search, None))
     error = outcome.recording.error
@@ -122,7 +126,10 @@ def _write(search: Search, outcome: Outcome | None) -> str:
         names = search.guesser.required or list(search.guesser.parameters)
         rows = [f"{name}={'float32[8,3,32,32]'}" for name in names]
     else:
-        rows = [f"{path[0]}={replace(g.spec(), dtype=g.dtype or 'float32')}" for path, g in outcome.candidate.guesses.items()]
+        rows = [
+            f"{path[0]}={replace(g.spec(), dtype=g.dtype or 'float32')}"
+            for path, g in outcome.candidate.guesses.items()
+        ]
         if outcome.candidate.containers:
             return "write a function that returns the inputs and pass it with --input-fn file.py:make_inputs"
     return "say what it takes, for example " + " ".join(f"--input '{row}'" for row in rows)

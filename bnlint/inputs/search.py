@@ -142,7 +142,7 @@ class _Sides:
             return None
         area = math.prod(self.gap.sides)
         needed, rest = divmod(self.gap.needed * area, self.gap.observed)
-        if rest or area % max(1, self.gap.observed) and self.gap.observed % area:
+        if rest or (area % max(1, self.gap.observed) and self.gap.observed % area):
             return None
         for short in range(math.isqrt(needed), 0, -1):
             if needed % short == 0 and needed // short <= ASPECT * short:
@@ -185,5 +185,3 @@ def _ladders(candidate: Candidate) -> Iterator[Candidate]:
     for ladder in dict.fromkeys(g.ladder for g in candidate.guesses.values() if g.free):
         for size in LADDERS.get(ladder, ()):
             yield candidate.scaled(ladder, size)
-
-

@@ -97,5 +97,3 @@ def _called(model: nn.Module, function: Callable[[], Any], name: str, source: st
     if not any(True for _ in tensors(value)):
         raise InputError(f"`{name}` returned {type(value).__name__} and no tensor", help=_WRITE)
     return from_values(model, map_tensors(value, lambda tensor: tensor.detach().cpu()), source)
-
-

@@ -179,7 +179,12 @@ def bound(
 
 
 def _row(name: str, tensor: torch.Tensor, source: str) -> dict[str, Any]:
-    return {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch."), "from": source}
+    return {
+        "name": name,
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "from": source,
+    }
 
 
 def _tensor_names(name: str, value: Any) -> list[tuple[str, torch.Tensor]]:

@@ -98,9 +98,9 @@ def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool
     (fan_in, middle), (_, fan_out) = sizes, after
     if middle < min(fan_in, fan_out):
         return False
-    return not any(_by_design(graph.module(n)) for n in (first, second)) and not _factorised(
-        *(getattr(graph.module(n), "kernel_size", None) for n in (first, second))
-    )
+    if any(_is_grouped(graph, n) for n in (first, second)) or _ends_separable_conv(graph, first):
+        return False
+    return not _factorised(*(getattr(graph.module(n), "kernel_size", None) for n in (first, second)))
 
 
 def _keeps_features(graph: Graph, node: fx.Node, second: fx.Node) -> bool:
@@ -130,8 +130,18 @@ def _sizes(graph: Graph, node: fx.Node) -> tuple[int, int] | None:
     return (int(found[1].shape[1]), int(found[1].shape[0])) if found is not None and found[1].ndim >= 2 else None
 
 
-def _by_design(module: object) -> bool:
-    return getattr(module, "groups", 1) != 1
+def _is_grouped(graph: Graph, node: fx.Node) -> bool:
+    return getattr(graph.module(node), "groups", 1) != 1
+
+
+def _ends_separable_conv(graph: Graph, node: fx.Node) -> bool:
+    """A pointwise conv behind a depthwise one: the linear bottleneck of an inverted residual."""
+    from bnlint.graph.model import LINEAR_OPS
+    from bnlint.graph.ops import Kind
+
+    source = graph.data(node)
+    made = graph.origins(source, LINEAR_OPS | {Kind.ACTIVATION, Kind.MUL}) if source is not None else []
+    return graph.kind(node) is Kind.CONV and any(_is_grouped(graph, n) for n in made)
 
 
 def _factorised(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:

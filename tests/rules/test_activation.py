@@ -60,6 +60,8 @@ def test_convs_in_a_row(found):
         (nn.Sequential(nn.Conv2d(8, 8, (1, 7)), nn.Conv2d(8, 8, (7, 1)), nn.ReLU()), "2x8x16x16"),  # factorised
         (nn.Sequential(nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 4, 3), nn.ReLU()), "2x8x8x8"),
         (nn.Sequential(nn.Conv2d(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)), "2x8x8x8"),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8),
+                       nn.Conv2d(8, 32, 1), nn.ReLU()), "2x8x8x8"),  # a linear bottleneck and the next expansion
         (Fn(lambda m, x: m.b(m.a(x) + x), a=nn.Linear(8, 8), b=nn.Linear(8, 4)), "4x8"),  # a skip
         (Fn(lambda m, x: m.b(m.a(x).tanh()), a=nn.Linear(8, 8), b=nn.Linear(8, 4)), "4x8"),
         (Fn(lambda m, x: m.o((m.q(x) @ m.k(x).mT / 3).softmax(-1) @ m.v(x)), q=nn.Linear(8, 8), k=nn.Linear(8, 8),

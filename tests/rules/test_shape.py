@@ -282,7 +282,10 @@ class Anchors(nn.Module):
         (Frames(), "2x3x3x8x8"),
         (Heads(), "2x6x16"),
         (Anchors(), "2x3x8x8"),
-        (Fn(lambda m, x: m.fc(m.conv(x).view(x.size(0), -1)), conv=nn.Conv2d(3, 16, 3), fc=nn.Linear(576, 5)), "2x3x8x8"),
+        (
+            Fn(lambda m, x: m.fc(m.conv(x).view(x.size(0), -1)), conv=nn.Conv2d(3, 16, 3), fc=nn.Linear(576, 5)),
+            "2x3x8x8",
+        ),
         (Fn(lambda m, x: m.conv(x).mean((1, 2, 3)).view(-1), conv=nn.Conv2d(3, 16, 3)), "2x3x8x8"),
     ],
 )
@@ -317,7 +320,15 @@ def test_seed_net(found):
     finally:
         sys.path.remove("examples")
     rows = found(Net(), "8x3x32x32")
-    codes = sorted(code for code, _ in rows)
-    assert codes[:4] == ["BN101", "BN101", "BN202", "BN202"] and "BN203" in codes
+    assert {code: f.modules for (code, _), f in rows.items()} == {
+        "BN101": ("bn1.bn", "bn2.bn"),
+        "BN202": ("bn1.linear", "bn2.linear"),
+        "BN203": ("",),
+        "BN210": ("bn2.linear",),
+        "BN401": ("fc2",),
+    }
+    lines = {code: f.location.line for (code, _), f in rows.items()}
+    assert lines == {"BN101": 9, "BN202": 10, "BN203": 32, "BN210": 10, "BN401": 25}
     fits = found(Net(), "8x3x16x16")
-    assert sorted(f.severity.value for (code, _), f in fits.items() if code == "BN202") == ["error", "warning"]
+    severities = {path: f.severity for (code, path), f in fits.items() if code == "BN202"}
+    assert severities == {"bn1.linear": Severity.WARNING, "bn2.linear": Severity.ERROR}
