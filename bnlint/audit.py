@@ -113,9 +113,21 @@ class _Run:
         with self._stage("trace"):
             recording, reason = _record(audited.module, given)
             audited.graph = Graph(recording, audited.module)
+            self._variants(audited, given)
         self.report.ops = audited.graph.op_count
         if reason:
             self.report.notes.append(f"recorded on real tensors: {reason}")
+
+    def _variants(self, audited: AuditedModel, given: Inputs) -> None:
+        from bnlint.graph.variants import record_variant
+
+        graph = audited.graph
+        if graph is None or not graph.recording.fake or graph.recording.error is not None:
+            return
+        for variant in sorted({v for rule in self.rules for v in rule.variants}, key=lambda v: v.value):
+            found = record_variant(variant, audited.module, given)
+            if found is not None:
+                audited.variants[variant] = found
 
     def _probe(self, audited: AuditedModel, given: Inputs) -> None:
         graph = audited.graph

@@ -41,6 +41,15 @@ class Phase(enum.Enum):
         return list(Phase).index(self)
 
 
+class Variant(enum.Enum):
+    """A second recording, on fake tensors, that a rule compares the first with."""
+
+    EVAL = "eval"  # the other mode: `model.eval()`
+    BATCH_OF_ONE = "batch of one"
+    LARGER_BATCH = "larger batch"  # one sample more
+    LARGER_MAP = "larger map"  # inputs of four axes and more, half as large again along every spatial axis
+
+
 @dataclass(frozen=True)
 class Location:
     """A span of source text; lines and columns count from 1, the end column is exclusive."""
@@ -95,6 +104,7 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
+    variants: ClassVar[frozenset[Variant]] = frozenset()
 
     def __init__(self, **options: Any) -> None:
         """Sets options by name; raises TypeError for one the rule does not have."""

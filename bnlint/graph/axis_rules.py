@@ -52,11 +52,14 @@ class _AxisPass:
         return rule(self, node, shape) if rule else self.by_shape(node, shape)
 
     def by_shape(self, node: fx.Node, shape: Shape, *, guessed: bool = False) -> Axes:
-        """For an op bnlint does not know: axes of the same size at the same place are taken to be the same."""
+        """For an op bnlint does not know: axes of the same size at the same place are taken to be the same.
+
+        Of a repair's guess only the batch axis is believed.
+        """
         for source in (_axes(n) for n in node.all_input_nodes):
-            if source and len(source) == len(shape) and size_of(source[0]) == shape[0]:
+            if not guessed and source and len(source) == len(shape) and size_of(source[0]) == shape[0]:
                 return tuple(
-                    axis if size_of(axis) == size else fresh(Role.UNKNOWN, node.name, dim, size, guessed=guessed)
+                    axis if size_of(axis) == size else fresh(Role.UNKNOWN, node.name, dim, size)
                     for dim, (axis, size) in enumerate(zip(source, shape, strict=True))
                 )
         lead = next((a[0] for a in map(_axes, node.all_input_nodes) if a and shape and size_of(a[0]) == shape[0]), None)

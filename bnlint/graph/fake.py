@@ -74,13 +74,16 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     return tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor, static_shapes=True)
 
 
+_SAYINGS = (
+    *("tensor subclasses", "FakeTensor", "fake tensor", "data pointer", "'Meta' backend", "meta tensor"),
+    *("DataDependentOutputException", "DynamicOutputShapeException"),  # as TorchScript words them
+)
+
+
 def cannot_follow(error: Exception) -> bool:
     """True for an exception that says more about fake tensors than about the model."""
     text = str(error)
-    return isinstance(error, (*_CANNOT_FAKE, NotImplementedError)) or any(
-        words in text
-        for words in ("tensor subclasses", "FakeTensor", "fake tensor", "data pointer", "'Meta' backend", "meta tensor")
-    )
+    return isinstance(error, (*_CANNOT_FAKE, NotImplementedError)) or any(words in text for words in _SAYINGS)
 
 
 def reason(error: Exception) -> str:

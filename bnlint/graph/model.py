@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from bnlint.graph.frames import Call, resolve
 from bnlint.graph.names import held_outside
 from bnlint.graph.ops import Kind, kind_of, op_name, shape_of
 from bnlint.graph.record import ModuleCall, OpError, Recording
-from bnlint.rule import Location, Place
+from bnlint.rule import Location, Place, Variant
 
 if TYPE_CHECKING:
     from bnlint.graph.source import Source
@@ -230,6 +230,7 @@ class AuditedModel:
     inputs: Inputs | None = None
     graph: Graph | None = None
     probe: ProbeFacts | None = None
+    variants: dict[Variant, Graph] = field(default_factory=dict)  # only those that could be recorded
 
     def place(self, node: fx.Node | None = None, path: str | None = None) -> Place:
         """Where a finding about a node, or about the module at a path, belongs."""

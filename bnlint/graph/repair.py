@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bnlint.graph.nest import tensors
+from bnlint.graph.ops import Kind, class_kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Repair:
     error: Exception
 
 
+_KEEPS_SHAPE = (Kind.ACTIVATION, Kind.SOFTMAX, Kind.DROPOUT, Kind.SAME)
 _CONVS = (nn.modules.conv._ConvNd,)
 _NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -59,9 +61,9 @@ def repair_module(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
         return Repair(x, "declared", error)
     if isinstance(module, (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)):
         return Repair(_like(x, _shrunk(x, module.kernel_size, module.stride), x), "guess", error)
-    if isinstance(module, (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle)):
-        return None
-    return Repair(x, "guess", error)
+    if class_kind(type(module)) in _KEEPS_SHAPE:
+        return Repair(x, "declared", error)
+    return None
 
 
 def repair_function(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> Repair | None:

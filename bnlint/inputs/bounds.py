@@ -15,7 +15,7 @@ _CHANGED = 2  # the bound of ids that the model computes with before it looks th
 
 
 def bounded(outcome: Outcome) -> Candidate:
-    """The candidate with a bound on every integer tensor."""
+    """The candidate with a bound on every tensor of integers, or of numbers that become integers."""
     bounds: dict[Path, int] = {}
     for node in outcome.graph.nodes:
         for ids, bound in _lookups(outcome, node):
@@ -24,7 +24,7 @@ def bounded(outcome: Outcome) -> Candidate:
                 bounds[path] = min(limit, bounds.get(path, limit))
     candidate = outcome.candidate
     for path, guess in candidate.guesses.items():
-        if guess.whole:
+        if guess.whole or path in bounds:
             candidate = candidate.having(path, replace(guess, high=bounds.get(path, guess.high or 2)))
     return candidate
 

@@ -63,21 +63,31 @@ def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
 
 
 def _from_sizes(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
-    """An image size that the model or one of its parts keeps as an attribute."""
-    sizes: dict[tuple[int, int], None] = {}
-    for module in model.modules():
-        if type(module).__module__.startswith("torch."):
-            continue
-        for name in ("img_size", "image_size", "input_size", "input_resolution", "im_size", "imsize"):
-            value = vars(module).get(name)
-            if isinstance(value, int) and not isinstance(value, bool):
-                value = (value, value)
-            if _are_sizes(value, 2) and all(8 <= side <= 1024 for side in value):
-                sizes[tuple(value)] = None
+    """The first guess with an image size or sequence length that the model or one of its parts keeps as an attribute."""
     first = next(guesser.first(), None)
-    for size in list(sizes)[:2] if first else ():
-        if first and any(g.ladder == "image" and len(g.free) == 2 for g in first.guesses.values()):
-            yield first.scaled("image", size)
+    if first is None:
+        return
+    for ladder, names in _SIZES.items():
+        counts = {len(g.free) for g in first.guesses.values() if g.ladder == ladder and g.free}
+        for size in list(_kept(model, names, max(counts)))[:2] if counts else ():
+            yield first.scaled(ladder, size if len(size) > 1 else size[0])
+
+
+_SIZES = {
+    "image": ("img_size", "image_size", "input_size", "input_resolution", "im_size", "imsize"),
+    "sequence": ("seq_len", "seq_length", "sequence_length", "context_length", "block_size", "window_size"),
+}
+
+
+def _kept(model: nn.Module, names: tuple[str, ...], count: int) -> dict[tuple[int, ...], None]:
+    sizes: dict[tuple[int, ...], None] = {}
+    for module in model.modules():
+        for name in names if not type(module).__module__.startswith("torch.") else ():
+            value = vars(module).get(name)
+            value = (value,) * count if isinstance(value, int) and not isinstance(value, bool) else value
+            if _are_sizes(value, count) and all(8 <= side <= 1024 for side in value):
+                sizes[tuple(value)] = None
+    return sizes
 
 
 def _are_sizes(value: Any, count: int) -> bool:

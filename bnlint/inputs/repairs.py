@@ -98,7 +98,25 @@ def observed(outcome: Outcome, operand: fx.Node, axis: int | None) -> tuple[int,
         return math.prod(shape[1:]), shape[2:]
     if not -len(axes) <= axis < len(axes):
         return 0, ()
-    return shape[axis], tuple(atom.size for atom in axes[axis] if atom.role is not Role.CHANNEL)
+    sides = tuple(atom.size for atom in axes[axis] if grows(outcome, atom))
+    return shape[axis], sides or _flattened(outcome, operand)
+
+
+def grows(outcome: Outcome, atom: Atom) -> bool:
+    """True for positions, which grow with the input, as opposed to features."""
+    path = outcome.sources.get(atom.origin.source)
+    return atom.role is not Role.CHANNEL or (path is not None and atom.origin.dim in outcome.candidate.guesses[path].free)
+
+
+def _flattened(outcome: Outcome, node: fx.Node) -> tuple[int, ...]:
+    """The sides, all 1, of a map that was flattened; () when there was none, or a pooled one."""
+    while node.meta["kind"] in (Kind.SAME, Kind.DROPOUT) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    if node.meta["kind"] is not Kind.RESHAPE:
+        return ()
+    data = node.all_input_nodes[0]
+    pooled = "adaptive" in op_name(data).lower() or data.meta["kind"] is Kind.REDUCE
+    return () if pooled else outcome.graph.shape(data)[2:]
 
 
 @dataclass
@@ -107,6 +125,7 @@ class Found:
 
     candidates: list[Candidate] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    small: bool = False  # an op failed on a map that is too small for it
     hopeless: bool = False  # an op failed that no input can help
 
 
@@ -123,12 +142,14 @@ class Repairs:
         """Changes for the first failed op that the input can be blamed for."""
         found = Found()
         for node in outcome.failures:
+            if "error" in node.meta and _TOO_SMALL.search(node.meta["error"].message):
+                found.small = True
             for proposal in self._of_node(outcome, node):
                 if isinstance(proposal, Gap):
                     found.gaps.append(proposal)
                 else:
                     found.candidates.append(proposal)
-            if found.candidates or found.gaps:
+            if found.candidates or found.gaps or found.small:
                 return found
             found.hopeless = True
         if not outcome.failures and outcome.finished and not outcome.batch_kept:
@@ -290,11 +311,11 @@ class Repairs:
             yield from self._flat(outcome, own, size, why)
         elif not own:
             yield from self._of_features(outcome, node, position, axis, size)
-        fixed = math.prod(atom.size for atom in atoms if atom.role is Role.CHANNEL and atom not in own)
+        fixed = math.prod(atom.size for atom in atoms if not grows(outcome, atom))
         ladder = self._ladder(outcome)
         length, sides = observed(outcome, operand, axis)
-        if ladder and size % fixed == 0 and (sides or not atoms):
-            spatial = node.meta["kind"] is Kind.LINEAR and fixed == 1 and len(sides) == 1
+        if ladder and size % fixed == 0 and (sides or not atoms) and not own:
+            spatial = node.meta["kind"] is Kind.LINEAR and fixed == 1 and len(sides) == 1 and len(atoms) == 1
             yield Gap(node.name, position, axis, size, length, sides if fixed > 1 else (), ladder, spatial)
 
     def _of_features(
@@ -307,11 +328,12 @@ class Repairs:
         for path in self._upstream(outcome, operand):
             guess = candidate.guesses[path]
             dim = axis % rank if axis >= 0 else axis % len(guess.shape)
-            if dim < len(guess.shape) and dim != guess.batch and dim not in guess.free and not guess.whole:
+            if dim < len(guess.shape) and dim != guess.batch:
                 rows.append((path, dim))
-        if len(rows) > 1 and size % len(rows) == 0:
+        if len(rows) > 1 and size >= len(rows):
             for path, dim in rows:
-                candidate = candidate.having(path, candidate.guesses[path].with_size(dim, size // len(rows)))
+                guess = candidate.guesses[path].with_size(dim, size // len(rows) + (size % len(rows) if path is rows[0][0] else 0))
+                candidate = candidate.having(path, replace(guess, dtype=None, high=None, fill=None))
             yield candidate
         for row in rows:
             yield Gap(node.name, position, axis, size, length, (), only=row)
@@ -382,6 +404,10 @@ class Repairs:
             guess = outcome.candidate.guesses[plain[0]]
             for sizes in dict.fromkeys(((needed,), tuple(rest))):
                 yield outcome.candidate.having(plain[0], replace(guess, shape=(self.batch, *sizes), free=()))
+        elif own:
+            for path in own:
+                for dim in range(len(outcome.candidate.guesses[path].shape) - 1, 0, -1):
+                    yield Gap(node.name, 0, None, needed, math.prod(shape[1:]), (), only=(path, dim))
         ladder = self._ladder(outcome)
         if ladder and len(shape) >= 3 and needed % shape[1] == 0:
             yield Gap(node.name, 0, None, needed, math.prod(shape[1:]), shape[2:], ladder, False)
@@ -400,7 +426,7 @@ class Repairs:
             if rank is not None and len(candidate.guesses[path].shape) != rank:
                 yield from self.of_rank(candidate, path, rank)
         yield from self._optional(candidate, error, text)
-        yield from self._numbers(candidate, text)
+        yield from self._numbers(candidate, f"{text} {' '.join(map(str, _compared(error)))}")
         yield from self._dtypes(candidate, text, blamed)
         if outcome.graph.op_count < 8:
             for path in blamed:
@@ -443,12 +469,16 @@ class Repairs:
 
     def _numbers(self, candidate: Candidate, text: str) -> Iterator[Candidate]:
         """Sizes named in the message of the model's own check."""
-        sizes = dict.fromkeys(int(number) for number in re.findall(r"\d+", text) if 2 <= int(number[:6]) <= 20000)
+        numbers = (int(number[:6]) for number in re.findall(r"\d+", text))
+        sizes = list(dict.fromkeys(number for number in numbers if 2 <= number <= 20000))[:6]
         for ladder in {g.ladder: None for g in candidate.guesses.values() if g.free}:
             present = {g.shape[axis] for g in candidate.guesses.values() if g.ladder == ladder for axis in g.free}
             for size in sizes:
                 if size not in present and size != self.batch:
                     yield candidate.scaled(ladder, size)
+        for path, guess in candidate.guesses.items():
+            if 1 not in guess.free and len(guess.shape) > 2 and not guess.whole:
+                yield from (candidate.having(path, guess.with_size(1, size)) for size in sizes)
 
     def _dtypes(self, candidate: Candidate, text: str, blamed: list[Path]) -> Iterator[Candidate]:
         if re.search(r"must be (?:long|int|.*integer)|tensors used as indices|IntTensor|LongTensor|Long\b|int64", text):
@@ -493,6 +523,10 @@ def _sizes_asked(node: fx.Node) -> list[int]:
     )
 
 
+_TOO_SMALL = re.compile(
+    r"(?i)output size is too small|Kernel size can't be greater|smaller than kernel|[Pp]adding size should be less than"
+    r"|negative dimension|non-zero size|more than 1 value per channel|more than 1 spatial element|kernel_size.*greater"
+)
 _RANKS = (
     (re.compile(r"not enough values to unpack \(expected (\d+)"), 0),
     (re.compile(r"too many values to unpack \(expected (\d+)"), 0),
@@ -521,6 +555,18 @@ def _user_frames(error: BaseException) -> list[tuple[types.FrameType, int]]:
 
 def _lines(error: BaseException) -> list[str]:
     return [linecache.getline(frame.f_code.co_filename, line) for frame, line in _user_frames(error)[-2:]]
+
+
+def _compared(error: BaseException) -> list[int]:
+    """The whole numbers that the failing check, or the line above, reads from attributes: `self.image_size`."""
+    found: list[int] = []
+    for frame, line in _user_frames(error)[-1:]:
+        rows = [linecache.getline(frame.f_code.co_filename, number) for number in (line, line - 1)]
+        for name, attribute in re.findall(r"\b(\w+)\.(\w+)", " ".join(rows)):
+            value = getattr(frame.f_locals.get(name), "__dict__", {}).get(attribute)
+            values = value if isinstance(value, (tuple, list)) else (value,)
+            found += [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
+    return found
 
 
 def _tensors_of_line(error: BaseException) -> list[torch.Tensor]:

@@ -17,7 +17,7 @@ from bnlint.inputs.trial import ENOUGH, Outcome, Trials
 
 TRIES = 60
 ASPECT = 8  # of maps that are not square
-PATIENCE = 16  # tries without progress
+PATIENCE = 20  # tries without progress
 
 
 class Search:
@@ -27,7 +27,7 @@ class Search:
         self.guesser = Guesser(model, batch)
         self.repairs = Repairs(self.guesser)
         self.trials = Trials(model, mode, batch, seed, seconds)
-        self.queue: list[tuple[tuple[int, ...], int, int, Candidate]] = []
+        self.queue: list[tuple[tuple[int, ...], int, int, Candidate | tuple[Outcome, Gap]]] = []
         self.number = itertools.count()
         self.outcomes: dict[int, Outcome] = {}
         self.last_progress = 0
@@ -38,8 +38,8 @@ class Search:
         for index, candidate in enumerate(first or self.guesser.first()):
             self._push((0, 1, 1, -1) if index else (0,), index, candidate)
         while self.queue and not self._enough():
-            *_, candidate = heapq.heappop(self.queue)
-            outcome = self._try(candidate)
+            *_, item = heapq.heappop(self.queue)
+            outcome = self._try(item) if isinstance(item, Candidate) else self._close(*item)
             if outcome is not None and not self._done():
                 self._expand(outcome)
         return self.best
@@ -77,36 +77,33 @@ class Search:
         if before is None or outcome.score < before.score:
             self.last_progress = self.trials.count
 
-    def _push(self, score: tuple[int, ...], order: int, candidate: Candidate) -> None:
-        if candidate.key not in self.trials.outcomes:
-            heapq.heappush(self.queue, (score, order, next(self.number), candidate))
+    def _push(self, score: tuple[int, ...], order: int, item: Candidate | tuple[Outcome, Gap]) -> None:
+        if not isinstance(item, Candidate) or item.key not in self.trials.outcomes:
+            heapq.heappush(self.queue, (score, order, next(self.number), item))
 
     def _expand(self, outcome: Outcome) -> None:
-        """Queues what the run suggests; closes a gap in size at once."""
+        """Queues what the run suggests."""
         score, found = outcome.score, self.repairs.of_failures(outcome)
         for candidate in found.candidates:
             self._push(score, 0, candidate)
         for candidate in self.repairs.of_end(outcome):
-            self._push(score, 1, candidate)
+            self._push(score, 3 if outcome.graph.op_count else 1, candidate)
         gaps = [gap for gap in found.gaps if not (gap.spatial_only and found.hopeless)]
         for gap in gaps:
-            if not self._done():
-                self._close(outcome, gap)
-        if not outcome.failures or not outcome.finished or gaps:
+            self._push(score, 1, (outcome, gap))
+        if not outcome.failures or not outcome.finished or gaps or found.small:
             for candidate in _ladders(outcome.candidate):
                 self._push((score[0], score[1] + 1, *score[2:]), 2, candidate)
 
     # -- sizes -----------------------------------------------------------------------------------------------------
 
-    def _close(self, outcome: Outcome, gap: Gap) -> None:
+    def _close(self, outcome: Outcome, gap: Gap) -> Outcome | None:
         """Looks for the size of the input at which an axis comes out as long as needed; it grows with the input."""
         if gap.key in self.closed:
-            return
+            return None
         self.closed.add(gap.key)
         sides = _Sides(self, outcome, gap)
-        hit = sides.square() or sides.oblong()
-        if hit is not None and not self._done():
-            self._expand(hit)
+        return sides.square() or sides.oblong()
 
 
 class _Sides:

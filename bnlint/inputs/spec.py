@@ -39,7 +39,7 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: str | None = None
-    high: int | None = None  # whole numbers are below it
+    high: int | None = None  # values lie in [0, high)
     fill: float | None = None
 
     def __str__(self) -> str:
@@ -62,6 +62,8 @@ class TensorSpec:
             return torch.rand(self.shape, generator=generator) < 0.5
         if self.whole:
             return torch.randint(self.high or 2, self.shape, generator=generator, dtype=kind)
+        if self.high is not None:
+            return torch.rand(self.shape, generator=generator, dtype=kind) * self.high
         return torch.randn(self.shape, generator=generator, dtype=kind)
 
 

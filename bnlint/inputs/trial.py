@@ -68,9 +68,10 @@ class Outcome:
             for node in self.graph.nodes
             if node.meta["kind"] is Kind.CONV or node.meta.get("class", "").startswith(NORMS_ON_MAPS)
             for side in self.graph.shape(node.all_input_nodes[0])[2:]
-            if side > 1 and "adaptive" not in op_name(node.all_input_nodes[0]).lower()
+            if "adaptive" not in op_name(node.all_input_nodes[0]).lower()
         ]
-        return min(sides, default=ENOUGH)
+        pooled_left_out = [side for side in sides if side > 1]
+        return min(pooled_left_out or sides, default=ENOUGH)
 
     @property
     def score(self) -> tuple[int, ...]:
@@ -116,8 +117,9 @@ class Outcome:
     @cached_property
     def doubtful(self) -> bool:
         """True when the run may fit by accident: an axis as long as the batch, or attention along the batch."""
-        products = (self.graph.axes(node) for node in self.graph.of_kind(Kind.MATMUL))
-        return self.candidate.doubtful or any(len(a) >= 2 and all(map(holds_batch, a[-2:])) for a in products)
+        products = self.graph.of_kind(Kind.MATMUL) if len(self.candidate.guesses) == 1 else []
+        axes = map(self.graph.axes, products)
+        return self.candidate.doubtful or any(len(a) >= 2 and all(map(holds_batch, a[-2:])) for a in axes)
 
     def _from_input(self, node: fx.Node) -> bool:
         seen, todo = set(), [node]

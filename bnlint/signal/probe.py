@@ -183,7 +183,7 @@ class _Watch:
                 numbers += found
         self.numbers[node.name] = numbers
         if self.backward and value.requires_grad and self.graph.kind(node) in _GRADIENTS:
-            value.register_hook(self._keeper(node.name))
+            value.register_hook(self._keeper(node.name))  # type: ignore[no-untyped-call]
 
     def _keeper(self, name: str) -> Callable[[torch.Tensor], None]:
         def keep(gradient: torch.Tensor) -> None:

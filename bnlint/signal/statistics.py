@@ -111,7 +111,8 @@ def summary(numbers: Sequence[float], layout: Layout | None = None) -> NodeStats
 
 def norm(value: torch.Tensor) -> torch.Tensor:
     """The Euclidean norm, in float32 or better."""
-    return torch.linalg.vector_norm(widened(value.detach()))
+    result: torch.Tensor = torch.linalg.vector_norm(widened(value.detach()))
+    return result
 
 
 def widened(value: torch.Tensor) -> torch.Tensor:

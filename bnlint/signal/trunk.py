@@ -7,8 +7,9 @@ residual branches, attention logits and the layers under a long skip connection 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import fx
 
@@ -46,18 +47,20 @@ class Run:
     def one_step(self, limit: float = 0.6) -> bool:
         """True when a single layer makes most of the change between the first and the last point."""
         logs = [math.log(min(max(point.ratio, _FLOOR), 1 / _FLOOR)) for point in self.points]
-        steps = [abs(b - a) for a, b in zip(logs, logs[1:], strict=False)]
+        steps = [abs(b - a) for a, b in pairwise(logs)]
         return bool(steps) and max(steps) > limit * abs(logs[-1] - logs[0])
 
 
-def trunk(graph: Graph) -> list[fx.Node]:
-    """The nodes on every path from one input to one output, in order, for the pair with the most layers on them."""
-    sinks = [(sink, _paths_to(graph, sink)) for sink in list(dict.fromkeys(graph.outputs))[:_MAX_ENDS]]
+def trunk(graph: Graph, *, all_outputs: bool = False) -> list[fx.Node]:
+    """The nodes on every path from one input to one output (or to all), in order, for the pair with most layers."""
+    outputs = list(dict.fromkeys(graph.outputs))
+    ends = [outputs] if all_outputs else [[output] for output in outputs[:_MAX_ENDS]]
+    ways_on = [(sinks, _paths_to(graph, sinks)) for sinks in ends]
     best: list[fx.Node] = []
     for source in [node for node in graph.nodes if node.op == "placeholder"][:_MAX_ENDS]:
         before = _paths_from(graph, source)
-        for sink, after in sinks:
-            total = before.get(sink)
+        for sinks, after in ways_on:
+            total = sum(before.get(sink, 0) for sink in sinks)
             found = [node for node, ways in before.items() if total and ways * after.get(node, 0) == total]
             best = max(best, found, key=lambda nodes: _rank(graph, nodes))
     return best
@@ -69,7 +72,7 @@ def spread_runs(graph: Graph, stats: Mapping[str, NodeStats]) -> list[Run]:
     A point is a weight layer, or an add that ends a residual branch; a scaling right after it belongs to it.
     """
     walk = _SpreadWalk(graph, stats)
-    for node, beside in _trunk_with_sides(graph):
+    for node, beside in _with_sides(graph, trunk(graph)):
         walk.visit(node, beside)
     walk.end()
     return walk.runs
@@ -79,10 +82,10 @@ def gradient_runs(graph: Graph, stats: Mapping[str, NodeStats]) -> list[Run]:
     """What a relative change of each layer's output does to the loss, relative to the last layer of the run.
 
     That is |gradient| times the root mean square of the output. A skip connection, which carries the gradient past the
-    layers it spans, ends a run.
+    layers it spans, ends a run; so does an output, where gradient comes in from the side.
     """
     rows: list[list[tuple[fx.Node, float]]] = [[]]
-    for node, beside in _trunk_with_sides(graph):
+    for node, beside in _with_sides(graph, trunk(graph, all_outputs=True)):
         if graph.kind(node) is Kind.ADD and any(graph.kind(n) in WEIGHT_LAYERS for n in beside):
             rows.append([])
         elif graph.kind(node) in WEIGHT_LAYERS and not graph.is_last_layer(node):
@@ -150,12 +153,11 @@ class _SpreadWalk:
         self.points, self.linear = [], False
 
 
-def _trunk_with_sides(graph: Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+def _with_sides(graph: Graph, nodes: list[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
     """Each trunk node with the nodes that lie beside the trunk between it and the trunk node before it."""
-    nodes = trunk(graph)
     if not nodes:
         return
-    on_a_path = _paths_from(graph, nodes[0]).keys() & _paths_to(graph, nodes[-1]).keys()
+    on_a_path = _paths_from(graph, nodes[0]).keys() & _paths_to(graph, nodes[-1:]).keys()
     previous = graph.position[nodes[0]]
     for node in nodes:
         here = graph.position[node]
@@ -178,11 +180,11 @@ def _paths_from(graph: Graph, source: fx.Node) -> dict[fx.Node, int]:
     return ways
 
 
-def _paths_to(graph: Graph, sink: fx.Node) -> dict[fx.Node, int]:
-    """How many paths lead from each node to the sink."""
-    ways = {sink: 1}
-    for node in reversed(graph.nodes[: graph.position[sink]]):
-        count = sum(ways.get(n, 0) for n in node.users)
+def _paths_to(graph: Graph, sinks: Sequence[fx.Node]) -> dict[fx.Node, int]:
+    """How many paths lead from each node to the sinks."""
+    ways: dict[fx.Node, int] = {}
+    for node in reversed(graph.nodes):
+        count = sum(ways.get(n, 0) for n in node.users) + (node in sinks)
         if count:
             ways[node] = count
     return ways

@@ -88,7 +88,7 @@ def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool
     from bnlint.graph.features import mixes_positions
 
     second = path[-1]
-    if first.target == second.target or mixes_positions(graph, first):
+    if first.target == second.target or mixes_positions(graph, first) or _projects_attention(graph, first):
         return False
     if not all(_keeps_features(graph, node, second) for node in path[:-1]):
         return False
@@ -128,6 +128,14 @@ def _sizes(graph: Graph, node: fx.Node) -> tuple[int, int] | None:
     """Input and output features of a layer."""
     found = graph.weight(node)
     return (int(found[1].shape[1]), int(found[1].shape[0])) if found is not None and found[1].ndim >= 2 else None
+
+
+def _projects_attention(graph: Graph, node: fx.Node) -> bool:
+    """The output projection of an attention: it reads what a matrix product of values gave."""
+    from bnlint.graph.ops import Kind
+
+    source = graph.data(node)
+    return source is not None and any(graph.kind(n) in (Kind.MATMUL, Kind.ATTENTION) for n in graph.origins(source))
 
 
 def _is_grouped(graph: Graph, node: fx.Node) -> bool:

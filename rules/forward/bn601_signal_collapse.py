@@ -66,8 +66,8 @@ class SignalCollapse(Rule):
     calibration runs every healthy net of up to 40 layers stayed above 0.19. An error needs several layers to take part;
     one small layer is a warning.
 
-    References: He et al. 2015, Delving Deep into Rectifiers (arXiv 1502.01852); Schoenholz et al. 2017, Deep Information
-    Propagation (arXiv 1611.01232).
+    References: He et al. 2015, Delving Deep into Rectifiers (arXiv 1502.01852); Schoenholz et al. 2017, Deep
+    Information Propagation (arXiv 1611.01232).
     """
 
     code = "BN601"

@@ -113,8 +113,8 @@ class SignalExplosion(Rule):
         grown = f"; it is {number(deepest.ratio)} after the last hidden layer" if deepest is not high[0] else ""
         yield self.finding(
             model.place(high[0].node),
-            f"the signal explodes: its spread across samples is {number(high[0].ratio)} times that after the first layer "
-            f"`{model.place(start.node).module_path}`, above {self.warn_above:g}{grown}",
+            f"the signal explodes: its spread across samples is {number(high[0].ratio)} times that after the first "
+            f"layer `{model.place(start.node).module_path}`, above {self.warn_above:g}{grown}",
             severity=Severity.ERROR if broken and not run.one_step() else Severity.WARNING,
             help=cure(model, run),
             note=profile(model, run),

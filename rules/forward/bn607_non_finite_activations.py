@@ -18,8 +18,8 @@ class NonFiniteActivations(Rule):
     """An op of the forward pass makes NaN or infinity out of finite values.
 
     Why it matters: one NaN in an activation spreads to every value it is mixed with, then to the loss and, with the
-    first backward pass, to every weight. What training shows is a loss of NaN; this names the op that made the first one,
-    the range of the values it got and the ops before it.
+    first backward pass, to every weight. What training shows is a loss of NaN; this names the op that made the first
+    one, the range of the values it got and the ops before it.
 
     Example (bad):
 
@@ -54,9 +54,9 @@ class NonFiniteActivations(Rule):
             return self.head(x)
     ```
 
-    Masks of minus infinity that a softmax or a maximum uses up are no finding, nor are outputs that a mask sets to minus
-    infinity. A NaN that something downstream replaces, or that comes from the input alone (the logarithm of a negative
-    input, say), is info.
+    Masks of minus infinity that a softmax or a maximum uses up are no finding, nor are outputs that a mask sets to
+    minus infinity. A NaN that something downstream replaces, or that comes from the input alone (the logarithm of a
+    negative input, say), is info.
 
     References: documentation of `torch.autograd.detect_anomaly`, which finds the same in the backward pass only.
     """
@@ -95,7 +95,9 @@ def _help(name: str, origin: Origin) -> str:
     if origin.from_input_only:
         return "only the input is involved: pass one with realistic values by --input-fn"
     if name == "softmax":
-        return "a row whose every entry is masked with minus infinity has no softmax; leave one entry, or mask with a finite number"
+        return (
+            "a row masked with minus infinity everywhere has no softmax; leave one entry or mask with a finite number"
+        )
     cures = {
         "sqrt": "add an epsilon inside the root and keep its input from being negative",
         "rsqrt": "add an epsilon inside the root and keep its input from being negative",

@@ -56,11 +56,11 @@ class VanishingGradient(Rule):
 
     The measure is the gradient at a layer's output times the output's root mean square: what a relative change there
     does to the loss. At He initialisation it equals the gradient-to-weight norm ratio and is the same at every layer;
-    unlike that ratio it does not change with a layer's size, nor with the scale of weights before a norm. First and last
-    are the hidden layers on the path that all data takes; a skip connection ends the comparison.
+    unlike that ratio it does not change with a layer's size, nor with the scale of weights before a norm. First and
+    last are the hidden layers on the path that all data takes; a skip connection ends the comparison.
 
-    References: Bengio et al. 1994, Learning Long-Term Dependencies with Gradient Descent is Difficult; Zhang et al. 2021,
-    AutoTrainer (limits 1e-3 and 70).
+    References: Bengio et al. 1994, Learning Long-Term Dependencies with Gradient Descent is Difficult; Zhang et al.
+    2021, AutoTrainer (limits 1e-3 and 70).
     """
 
     code = "BN701"
@@ -88,8 +88,8 @@ class VanishingGradient(Rule):
             return
         yield self.finding(
             model.place(first.node),
-            f"the gradient vanishes: relative to its output it is {number(first.ratio)} of that at the last hidden layer "
-            f"`{model.place(last.node).module_path}`, below {self.warn_below:g}",
+            f"the gradient vanishes: relative to its output it is {number(first.ratio)} of that at the last hidden "
+            f"layer `{model.place(last.node).module_path}`, below {self.warn_below:g}",
             severity=Severity.ERROR if first.ratio < self.error_below and not run.one_step() else Severity.WARNING,
             help="use an activation that does not saturate with an initialisation that fits it, put norms between the "
             "layers, or add skip connections",

@@ -16,9 +16,9 @@ class ExplodingGradient(Rule):
     """The gradient grows from layer to layer on its way back, or is not finite at all.
 
     Why it matters: with a gradient that is a thousand times larger at the first layers than at the last, no learning
-    rate suits both. Layers that amplify (steep activations, large weights) grow it exponentially with depth, and a plain
-    stack of batch norms does too, by about 1.2 a layer: 40 layers make it 1500 times larger. A NaN or an infinity in
-    one gradient ends training at the first step.
+    rate suits both. Layers that amplify (steep activations, large weights) grow it exponentially with depth, and a
+    plain stack of batch norms does too, by about 1.2 a layer: 40 layers make it 1500 times larger. A NaN or an infinity
+    in one gradient ends training at the first step.
 
     Example (bad):
 
@@ -74,8 +74,8 @@ class ExplodingGradient(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Reports a gradient that is not finite, else one that grows towards the first layers."""
-        from bnlint.signal.nonfinite import finite_outputs
         from bnlint.signal.describe import number, profile
+        from bnlint.signal.nonfinite import finite_outputs
         from bnlint.signal.trunk import gradient_runs
 
         graph, probe = model.graph, model.probe
@@ -95,8 +95,8 @@ class ExplodingGradient(Rule):
             return
         yield self.finding(
             model.place(first.node),
-            f"the gradient explodes: relative to its output it is {number(first.ratio)} times that at the last hidden layer "
-            f"`{model.place(last.node).module_path}`, above {self.warn_above:g}",
+            f"the gradient explodes: relative to its output it is {number(first.ratio)} times that at the last hidden "
+            f"layer `{model.place(last.node).module_path}`, above {self.warn_above:g}",
             severity=Severity.ERROR if first.ratio > self.error_above and not run.one_step() else Severity.WARNING,
             help="add skip connections around every two or three layers, or scale the layers so that each passes on as "
             "much gradient as it gets",
@@ -115,8 +115,8 @@ class ExplodingGradient(Rule):
             f"the gradient is NaN or infinite for {len(bad)} parameter tensors, `{bad[0]}` first, though the output is "
             "finite",
             severity=Severity.ERROR,
-            help="look for an op after this line whose slope is infinite or 0/0 at the values it gets: `sqrt` or `norm` "
-            "at 0, `log` or a division masked by `where`; add an epsilon inside it, or mask its input, not its output",
+            help="look for an op after this line whose slope is infinite or 0/0 at the values it gets: `sqrt` or "
+            "`norm` at 0, `log` or a division masked by `where`; add an epsilon inside it, or mask its input",
             note=f"from {probe.loss}",
             evidence={"parameters": bad[:20], "loss": probe.loss},
         )
