@@ -79,7 +79,7 @@ class _Run:
     findings: list[Finding] = field(default_factory=list)
 
     def stages(self, audited: AuditedModel, inputs: Any, user_module: ModuleType | None) -> None:
-        given = self._inputs(audited, inputs, user_module)
+        given = self._inputs(audited, inputs, user_module) if self._has_device() else None
         if given is not None:
             self._trace(audited, given)
             self._probe(audited, given)
@@ -88,6 +88,16 @@ class _Run:
                 self._check(rule, audited)
         self._unexplained(audited)
         self.report.findings = sort_findings([_of(self.job, f) for f in _grouped(self.findings)])
+
+    def _has_device(self) -> bool:
+        from bnlint.signal.probe import ProbeError, find_device
+
+        try:
+            self.report.device = str(find_device(self.job.device))
+        except ProbeError as error:
+            self._fail(engine_finding("BN903", str(error), help="choose one of those with --device"))
+            return False
+        return True
 
     def _inputs(self, audited: AuditedModel, told: Any, user_module: ModuleType | None) -> Inputs | None:
         from bnlint.graph.lazy import materialised
@@ -249,7 +259,9 @@ def _selected(job: Job) -> dict[str, type[Rule]]:
 def _count(model: nn.Module) -> int:
     from torch.nn.parameter import is_lazy
 
-    return sum(p.numel() for p in model.parameters() if not is_lazy(p))
+    from bnlint.graph.names import parameters_of
+
+    return sum(p.numel() for p in parameters_of(model) if not is_lazy(p))
 
 
 def _forward_failed(kind: str, message: str, place: Place) -> Finding:

@@ -113,6 +113,7 @@ LAYOUTS = {
     "grouped conv": (lambda m, x: m.a(x), [(4, 8, 6, 6)], {"a": nn.Conv2d(8, 8, 3, groups=8)}, "b c s s"),
     "pixel shuffle": (lambda m, x: nn.functional.pixel_shuffle(m.a(x), 2), [IMAGE], {"a": conv()}, "b c s s"),
     "unfold": (lambda m, x: nn.functional.unfold(m.a(x), 2), [IMAGE], {"a": conv()}, "b c s"),
+    "patches by Tensor.unfold": (lambda m, x: m.f(x.unfold(-1, 4, 2)), [(4, 7, 16)], {"f": nn.Linear(4, 9)}, "b c ? c"),
     "squeeze-excite gate": (
         lambda m, x: (lambda y: y * m.g(y.mean((2, 3)))[:, :, None, None].sigmoid())(m.a(x)), [IMAGE], {"a": conv(), "g": nn.Linear(16, 16)}, "b c s s",
     ),

@@ -100,7 +100,7 @@ def resized(axis: Axis, source: str, dim: int, size: int) -> Axis:
         return axis
     found = roles(axis)
     role = next(iter(found)) if len(found) == 1 else Role.UNKNOWN
-    new = fresh(role, source, dim, size)
+    new = fresh(role, source, dim, size, guessed=any(origin.guessed for origin in origins(axis)))
     if new and len(axis) == 1 and not axis[0].mixed:
         new[0].origin.resized_from = axis[0].origin
     return new

@@ -49,7 +49,12 @@ class _AxisPass:
         if _error_guess(node):
             return self.by_shape(node, shape, guessed=True)
         rule = _RULES.get(node.meta["kind"])
-        return rule(self, node, shape) if rule else self.by_shape(node, shape)
+        if rule is None or 0 in shape:
+            return self.by_shape(node, shape)
+        try:
+            return rule(self, node, shape)
+        except (IndexError, TypeError, ValueError, ZeroDivisionError):
+            return self.by_shape(node, shape)  # called in an unusual way: an op bnlint does not know
 
     def by_shape(self, node: fx.Node, shape: Shape, *, guessed: bool = False) -> Axes:
         """For an op bnlint does not know: axes of the same size at the same place are taken to be the same.
@@ -266,6 +271,9 @@ class _AxisPass:
 
     def shuffle(self, node: fx.Node, shape: Shape) -> Axes:
         x = _data_axes(node)
+        if node.op == "call_method":  # Tensor.unfold: windows along one axis, not im2col
+            kept = [resized(axis, node.name, dim, shape[dim]) for dim, axis in enumerate(x)]
+            return (*kept, fresh(Role.UNKNOWN, node.name, len(x), shape[-1]))
         lead = x[0] if x and size_of(x[0]) == shape[0] else fresh(Role.UNKNOWN, node.name, 0, shape[0])
         rest = [fresh(Role.SPATIAL, node.name, dim, size) for dim, size in enumerate(shape) if dim > 1]
         return (

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
+from bnlint.graph.names import parameters_of
+
 
 def has_lazy_layers(model: nn.Module) -> bool:
     """True when some parameter or buffer has no shape yet."""
-    return any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    return any(is_lazy(tensor) for tensor in (*parameters_of(model), *model.buffers()))
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -24,6 +24,11 @@ def held_outside(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """All parameters, also of a model that has an attribute called `parameters`."""
+    return list(nn.Module.parameters(module))
+
+
 def join(path: str, name: str) -> str:
     """`a.b`, or `b` below the root."""
     return f"{path}.{name}" if path else name

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnlint.graph.names import parameters_of
+
 
 @contextmanager
 def untouched(model: nn.Module, *, values: bool = False, parameters: bool = False) -> Iterator[None]:
@@ -22,8 +24,8 @@ def untouched(model: nn.Module, *, values: bool = False, parameters: bool = Fals
     """
     attributes = [(m, {key: _container_copy(v) for key, v in m.__dict__.items()}) for m in model.modules()]
     buffers = list(model.buffers())
-    tensors = [(t, t.grad, t.requires_grad, _data(t)) for t in (*model.parameters(), *buffers)]
-    copied = [*(buffers if values else ()), *(model.parameters() if parameters else ())]
+    tensors = [(t, t.grad, t.requires_grad, _data(t)) for t in (*parameters_of(model), *buffers)]
+    copied = [*(buffers if values else ()), *(parameters_of(model) if parameters else ())]
     copies = [(t, t.detach().clone()) for t in copied if _is_plain(t)]
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     restore_random = _random_state()

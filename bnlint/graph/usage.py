@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from bnlint.graph.model import AuditedModel
+from bnlint.graph.names import parameters_of
 
 
 def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
@@ -22,10 +23,12 @@ def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.module.named_modules():
         if not path or any(path.startswith(f"{outer}.") for outer in reported):
             continue
-        if path in used or not any(p.requires_grad for p in module.parameters()):
+        if path in used or not any(p.requires_grad for p in parameters_of(module)):
             continue
         owner, _, name = path.rpartition(".")
         parent = model.module.get_submodule(owner)
+        if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
+            continue  # nothing to call
         if isinstance(parent, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) or name in mentioned:
             continue
         if _shares_parameters(model, path, module, used):
@@ -48,7 +51,7 @@ def _used_paths(model: AuditedModel) -> set[str]:
 
 def _shares_parameters(model: AuditedModel, path: str, module: nn.Module, used: set[str]) -> bool:
     """True when a used module holds one of the parameters too (tied weights), or a parent leaf computes with them."""
-    own = {id(p) for p in module.parameters()}
+    own = {id(p) for p in parameters_of(module)}
     if any(path.startswith(f"{leaf}.") or not leaf for leaf in _leaves(model)):
         return True  # part of a layer that torch itself runs, such as the projections of MultiheadAttention
     return any(id(p) in own for name, m in model.module.named_modules() if name in used for p in m.parameters(False))

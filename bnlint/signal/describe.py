@@ -12,7 +12,7 @@ from bnlint.graph.ops import Kind, op_name
 from bnlint.signal.statistics import NodeStats
 from bnlint.signal.trunk import Run
 
-_HE = "`nn.init.kaiming_normal_(layer.weight, nonlinearity={!r})` and zero biases"
+_HE = '`nn.init.kaiming_normal_(layer.weight, nonlinearity="{}")` and zero biases'
 _XAVIER = '`nn.init.xavier_normal_(layer.weight, gain=nn.init.calculate_gain("tanh"))`'
 
 
@@ -25,11 +25,11 @@ def profile(model: AuditedModel, run: Run, limit: int = 8) -> str:
 
 
 def likeness(stats: Mapping[str, NodeStats], node: fx.Node) -> str:
-    """How alike two samples are after a node."""
+    """How alike two samples are after a node, as the end of a sentence."""
     found = stats.get(node.name)
     if found is None or found.similarity is None:
         return ""
-    return f"two samples have a cosine of {found.similarity:.4f} there"
+    return f"; two samples have a cosine of {found.similarity:.4f} there"
 
 
 def cure(model: AuditedModel, run: Run) -> str:

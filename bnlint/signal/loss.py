@@ -38,12 +38,14 @@ def gradients_of_outputs(output: Any, channels: Mapping[tuple[int, ...], int], l
     if not found:
         raise LossError("no output depends on a parameter that requires one")
     generator = torch.Generator(found[0].device).manual_seed(seed)
-    name = _ALIASES.get(loss or "", loss)
+    name, words = _ALIASES.get(loss or "", loss or ""), "a random projection of every output"
     if name in _CLASSES | _PROBABILITIES | _NUMBERS:
-        value = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator)
-        return f"{name} with random targets", [value], [torch.ones_like(value)]
-    directions = [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found]
-    return "a random projection of every output", found, directions
+        try:
+            value = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator)
+            return f"{name} with random targets", [value], [torch.ones_like(value)]
+        except (RuntimeError, ValueError, IndexError):
+            words += f", because {name} does not fit the first one"
+    return words, found, [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found]
 
 
 def _declared(name: str, output: torch.Tensor, channel: int | None, generator: torch.Generator) -> torch.Tensor:

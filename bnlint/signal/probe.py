@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Views and selections make no new values; neither does the `empty` family, whose values mean nothing.
 _NO_VALUES = SHAPE_ONLY | {Kind.SPLIT, Kind.CONSTANT, Kind.OUTPUT}
 _CASTS = frozenset(("to", "type", "half", "bfloat16", "float", "double", "nan_to_num", "type_as"))
-_UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided"))
+_UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new", "resize", "resize_as", "set"))
 _MEASURED = LAYERS | {
     *(Kind.NORM, Kind.ACTIVATION, Kind.ADD, Kind.MUL, Kind.POOL, Kind.RESIZE, Kind.REDUCE, Kind.CAT, Kind.EMBEDDING),
     *(Kind.MATMUL, Kind.PAD, Kind.SHUFFLE, Kind.INPUT),
@@ -100,22 +100,21 @@ def find_device(text: str) -> torch.device:
         return torch.device(available[-1])
     try:
         device = torch.device(text)
-    except RuntimeError as error:
-        raise ProbeError(f"`{text}` is no device; available here: {', '.join(available)}") from error
-    if device.type not in available and device.type != "meta":
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in available:
         raise ProbeError(f"device `{text}` is not available here; available: {', '.join(available)}")
     return device
 
 
 def _available() -> list[str]:
-    found = ["cpu"]
-    for name in ("mps", "xpu", "cuda"):
-        backend = getattr(torch, name, None)
-        if name == "mps":
-            backend = torch.backends.mps
-        if backend is not None and backend.is_available():
-            found.append(name)
-    return found
+    """The device types of this machine, the accelerator last."""
+    if hasattr(torch, "accelerator"):  # torch 2.6
+        accelerator = torch.accelerator.current_accelerator()
+        name = accelerator.type if accelerator is not None and torch.accelerator.is_available() else None
+    else:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+    return ["cpu", name] if name else ["cpu"]
 
 
 def _run(
@@ -141,9 +140,9 @@ def _run(
             model.to(device=device, dtype=wanted)
         args, kwargs = map_tensors((inputs.args, inputs.kwargs), move)
     torch.manual_seed(seed)
-    recording = record(model, args, kwargs, fake=False, repair=False, observer=watch)
-    if recording.error is not None:
-        with _explained("the forward pass", facts.device):
+    with _explained("the forward pass", facts.device):
+        recording = record(model, args, kwargs, fake=False, repair=False, observer=watch)
+        if recording.error is not None:
             raise recording.error
     if backward:
         _backward(recording, watch, facts, loss, seed)
@@ -172,10 +171,9 @@ class _Watch:
 
     def __call__(self, ran: fx.Node, output: Any) -> None:
         node = self.matcher.match(ran)
-        value = next((t for _, t in tensors(output)), None)
-        if node is None or not measurable(value) or not _has_values(self.graph, node):
+        value = next((t for _, t in tensors(output) if measurable(t)), None)
+        if node is None or value is None or not _has_values(self.graph, node):
             return
-        assert isinstance(value, torch.Tensor)
         with torch.no_grad():
             numbers = extremes(value)
             if self.graph.kind(node) in _MEASURED:
@@ -335,7 +333,7 @@ def _explained(doing: str, device: str) -> Iterator[None]:
         yield
     except (ProbeError, LossError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = str(error).strip().splitlines()
         first = text[0] if text else "no message"
         if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):

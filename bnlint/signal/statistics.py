@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 _HALVES = (torch.float16, torch.bfloat16)
+_FLOATS = (torch.float32, torch.float64, *_HALVES)
 
 
 @dataclass
@@ -49,13 +50,14 @@ class Layout:
 
 
 def measurable(value: object) -> bool:
-    """True for a dense tensor of floating-point numbers with at least one element and real data."""
+    """True for a dense tensor of floating-point numbers with at least one element and data of its own."""
     return (
         isinstance(value, torch.Tensor)
-        and value.dtype.is_floating_point
+        and value.dtype in _FLOATS
         and value.layout is torch.strided
         and value.numel() > 0
         and value.device.type != "meta"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)  # inside vmap it has no values of its own
     )
 
 

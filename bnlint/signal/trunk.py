@@ -44,11 +44,13 @@ class Run:
 
     points: list[Point] = field(default_factory=list)
 
-    def one_step(self, limit: float = 0.6) -> bool:
-        """True when a single layer makes most of the change between the first and the last point."""
+    def gradual(self, layers: int = 1, limit: float = 0.6) -> bool:
+        """True when at least `layers` layers change the signal in the same direction and none does most of it alone."""
         logs = [math.log(min(max(point.ratio, _FLOOR), 1 / _FLOOR)) for point in self.points]
-        steps = [abs(b - a) for a, b in pairwise(logs)]
-        return bool(steps) and max(steps) > limit * abs(logs[-1] - logs[0])
+        total = logs[-1] - logs[0]
+        steps = [b - a for a, b in pairwise(logs)]
+        along = sum(step * total > 0 for step in steps)
+        return along >= layers and max(map(abs, steps)) <= limit * abs(total)
 
 
 def trunk(graph: Graph, *, all_outputs: bool = False) -> list[fx.Node]:
@@ -182,9 +184,10 @@ def _paths_from(graph: Graph, source: fx.Node) -> dict[fx.Node, int]:
 
 def _paths_to(graph: Graph, sinks: Sequence[fx.Node]) -> dict[fx.Node, int]:
     """How many paths lead from each node to the sinks."""
+    ends = frozenset(sinks)
     ways: dict[fx.Node, int] = {}
     for node in reversed(graph.nodes):
-        count = sum(ways.get(n, 0) for n in node.users) + (node in sinks)
+        count = sum(ways.get(n, 0) for n in node.users) + (node in ends)
         if count:
             ways[node] = count
     return ways

@@ -18,7 +18,8 @@ class MissingActivation(Rule):
 
     Why it matters: a linear map of a linear map is one linear map. `Linear(1024, 128)` followed by `Linear(128, 10)`
     computes exactly what `Linear(1024, 10)` can, at 13 times the parameters, and the depth that was paid for is not
-    there. Batch norm, dropout, average pooling and reshapes between the two do not change this.
+    there. Batch norm, dropout, average pooling and reshapes between the two do not change this; max pooling alone is
+    a weak nonlinearity and is reported as info.
 
     Example (bad):
 
@@ -76,9 +77,12 @@ class MissingActivation(Rule):
             end = path[-1] if path else None
             if end is None or graph.kind(end) is not graph.kind(node) or not _would_be_one_map(graph, node, path):
                 continue
+            pooled = any(_takes_maximum(graph, n) for n in path)
             yield self.finding(
                 model.place(end),
-                f"no nonlinearity between `{node.target}` and `{end.target}`: together they are one linear map",
+                f"no activation between `{node.target}` and `{end.target}`"
+                + ("; max pooling is all that is not linear" if pooled else ": together they are one linear map"),
+                severity=Severity.INFO if pooled else Severity.WARNING,
                 help=f"put an activation such as `nn.ReLU()` after `{node.target}`, or drop one of the two layers",
                 evidence={"first": str(node.target), "second": str(end.target)},
             )
@@ -136,6 +140,12 @@ def _projects_attention(graph: Graph, node: fx.Node) -> bool:
 
     source = graph.data(node)
     return source is not None and any(graph.kind(n) in (Kind.MATMUL, Kind.ATTENTION) for n in graph.origins(source))
+
+
+def _takes_maximum(graph: Graph, node: fx.Node) -> bool:
+    from bnlint.graph.ops import Kind, op_name
+
+    return graph.kind(node) is Kind.POOL and "max" in (node.meta.get("class") or op_name(node)).lower()
 
 
 def _is_grouped(graph: Graph, node: fx.Node) -> bool:

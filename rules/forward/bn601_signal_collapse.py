@@ -75,13 +75,13 @@ class SignalCollapse(Rule):
     severity = Severity.WARNING
     phase = Phase.FORWARD
 
-    min_layers: int = 4
-    warn_below: float = 0.05
+    min_layers: int = 4  # how many layers after the first must take part
+    warn_below: float = 0.05  # what may be left of the spread
     error_below: float = 1e-3
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks for the first layer below the limit in the run that loses most."""
-        from bnlint.signal.describe import cure, likeness, number, profile
+        from bnlint.signal.describe import cure, label, likeness, number, profile
         from bnlint.signal.trunk import spread_runs
 
         graph, probe = model.graph, model.probe
@@ -90,22 +90,18 @@ class SignalCollapse(Rule):
         if not runs:
             return
         run = min(runs, key=lambda r: r.points[-1].ratio)
-        low = [p for p in run.points[self.min_layers :] if p.ratio < self.warn_below]
-        deepest = run.points[-1]
-        if not low or deepest.ratio >= self.warn_below:
-            return
-        broken = deepest.ratio < self.error_below
-        if run.one_step() and not broken:
-            return  # a first layer that saturates, say: the signal does not go on shrinking
-        severity = Severity.ERROR if broken and not run.one_step() else Severity.WARNING
-        start = run.points[0]
-        lost = f"{number(deepest.ratio)} of it is left after the last hidden layer" if deepest is not low[0] else ""
+        start, deepest = run.points[0], run.points[-1]
+        broken, gradual = deepest.ratio < self.error_below, run.gradual(self.min_layers)
+        if deepest.ratio >= self.warn_below or not (gradual or broken):
+            return  # where a first layer saturates, say, the signal does not go on shrinking
+        crossed = next(point for point in run.points if point.ratio < self.warn_below)
+        left = f"; {number(deepest.ratio)} is left after the last hidden layer" if deepest is not crossed else ""
         yield self.finding(
-            model.place(low[0].node),
-            f"the signal collapses: its spread across samples is {number(low[0].ratio)} of that after the first layer "
-            f"`{model.place(start.node).module_path}`, below {self.warn_below:g}" + (f"; {lost}" if lost else ""),
-            severity=severity,
+            model.place(crossed.node),
+            f"the signal collapses: its spread across samples is {number(crossed.ratio)} of that after the first layer "
+            f"`{label(model, start.node)}`, below {self.warn_below:g}{left}",
+            severity=Severity.ERROR if broken and gradual else Severity.WARNING,
             help=cure(model, run),
-            note=f"{profile(model, run)}; {likeness(probe.stats, deepest.node)}",
-            evidence={"ratio": low[0].ratio, "last_ratio": deepest.ratio, "layers": len(run.points)},
+            note=profile(model, run) + likeness(probe.stats, deepest.node),
+            evidence={"ratio": crossed.ratio, "last_ratio": deepest.ratio, "layers": len(run.points)},
         )

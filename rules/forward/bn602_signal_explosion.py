@@ -87,13 +87,13 @@ class SignalExplosion(Rule):
     severity = Severity.WARNING
     phase = Phase.FORWARD
 
-    min_layers: int = 4
-    warn_above: float = 20.0
+    min_layers: int = 4  # how many layers after the first must take part
+    warn_above: float = 20.0  # how many times the spread may grow
     error_above: float = 1e3
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks for the first layer above the limit in the run that grows most."""
-        from bnlint.signal.describe import cure, number, profile
+        from bnlint.signal.describe import cure, label, number, profile
         from bnlint.signal.trunk import spread_runs
 
         graph, probe = model.graph, model.probe
@@ -102,21 +102,20 @@ class SignalExplosion(Rule):
         if not runs:
             return
         run = max(runs, key=lambda r: r.points[-1].ratio)
-        high = [p for p in run.points[self.min_layers :] if p.ratio > self.warn_above]
-        deepest = run.points[-1]
-        if not high or deepest.ratio <= self.warn_above:
+        start, deepest = run.points[0], run.points[-1]
+        broken, gradual = deepest.ratio > self.error_above, run.gradual(self.min_layers)
+        if deepest.ratio <= self.warn_above or not (gradual or broken):
             return
-        broken = deepest.ratio > self.error_above
-        if run.one_step() and not broken:
-            return
-        start = run.points[0]
-        grown = f"; it is {number(deepest.ratio)} after the last hidden layer" if deepest is not high[0] else ""
+        crossed = next(point for point in run.points if point.ratio > self.warn_above)
+        grown = (
+            f"; it is {number(deepest.ratio)} times that after the last hidden layer" if deepest is not crossed else ""
+        )
         yield self.finding(
-            model.place(high[0].node),
-            f"the signal explodes: its spread across samples is {number(high[0].ratio)} times that after the first "
-            f"layer `{model.place(start.node).module_path}`, above {self.warn_above:g}{grown}",
-            severity=Severity.ERROR if broken and not run.one_step() else Severity.WARNING,
+            model.place(crossed.node),
+            f"the signal explodes: its spread across samples is {number(crossed.ratio)} times that after the first "
+            f"layer `{label(model, start.node)}`, above {self.warn_above:g}{grown}",
+            severity=Severity.ERROR if broken and gradual else Severity.WARNING,
             help=cure(model, run),
             note=profile(model, run),
-            evidence={"ratio": high[0].ratio, "last_ratio": deepest.ratio, "layers": len(run.points)},
+            evidence={"ratio": crossed.ratio, "last_ratio": deepest.ratio, "layers": len(run.points)},
         )

@@ -68,13 +68,13 @@ class VanishingGradient(Rule):
     severity = Severity.WARNING
     phase = Phase.BACKWARD
 
-    min_layers: int = 4
+    min_layers: int = 4  # how many hidden layers a comparison needs
     warn_below: float = 1e-3
     error_below: float = 1e-6
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the first hidden layer of each run with the last."""
-        from bnlint.signal.describe import number, profile
+        from bnlint.signal.describe import label, number, profile
         from bnlint.signal.trunk import gradient_runs
 
         graph, probe = model.graph, model.probe
@@ -89,8 +89,8 @@ class VanishingGradient(Rule):
         yield self.finding(
             model.place(first.node),
             f"the gradient vanishes: relative to its output it is {number(first.ratio)} of that at the last hidden "
-            f"layer `{model.place(last.node).module_path}`, below {self.warn_below:g}",
-            severity=Severity.ERROR if first.ratio < self.error_below and not run.one_step() else Severity.WARNING,
+            f"layer `{label(model, last.node)}`, below {self.warn_below:g}",
+            severity=Severity.ERROR if first.ratio < self.error_below and run.gradual() else Severity.WARNING,
             help="use an activation that does not saturate with an initialisation that fits it, put norms between the "
             "layers, or add skip connections",
             note=f"{profile(model, run)}; from {probe.loss}",

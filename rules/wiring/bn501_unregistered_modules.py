@@ -71,7 +71,7 @@ class UnregisteredModules(Rule):
         """Looks at modules held in plain containers that have trainable parameters and are called in forward."""
         containers: dict[str, list[str]] = {}
         for path, module in model.outside.items():
-            if _trainable(module) and _is_called(model, path):
+            if _left_out(model, module) and _is_called(model, path):
                 containers.setdefault(path.partition("[")[0], []).append(path)
         for attribute, paths in containers.items():
             held = [model.outside[path] for path in paths]
@@ -88,8 +88,12 @@ class UnregisteredModules(Rule):
             )
 
 
-def _trainable(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
+def _left_out(model: AuditedModel, module: nn.Module) -> bool:
+    """True when a trainable parameter is not the model's by another way either, such as a ParameterList."""
+    from bnlint.graph.names import parameters_of
+
+    known = {id(p) for p in parameters_of(model.module)}
+    return any(p.requires_grad and id(p) not in known for p in parameters_of(module))
 
 
 def _is_called(model: AuditedModel, path: str) -> bool:

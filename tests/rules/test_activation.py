@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+import bnlint
+
 
 class Fn(nn.Module):
     def __init__(self, forward, **layers):
@@ -47,8 +49,14 @@ def test_linear_ops_between_change_nothing(found, layers):
 
 
 def test_convs_in_a_row(found):
-    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.AvgPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU())
     assert list(found(model, "2x3x16x16")) == [("BN401", "2")]
+
+
+def test_max_pooling_alone_is_info(found):
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU())
+    assert found(model, "2x3x16x16") == {}
+    assert found(model, "2x3x16x16", info=True)["BN401", "2"].severity is bnlint.Severity.INFO
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,23 @@ class SameModulesTwice(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("model", [Teacher(), SameModulesTwice(), InAList(nn.ModuleList([nn.Linear(8, 8)]))])
+class KnownParameters(nn.Module):
+    """Blocks in a list, their parameters registered by hand under a name that hides the method."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = [nn.Linear(8, 8), nn.Linear(8, 8)]
+        self.parameters = nn.ParameterList([p for block in self.blocks for p in block.parameters()])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return x
+
+
+@pytest.mark.parametrize(
+    "model", [Teacher(), SameModulesTwice(), KnownParameters(), InAList(nn.ModuleList([nn.Linear(8, 8)]))]
+)
 def test_lists_on_purpose_are_silent(found, model):
     assert found(model, "4x8") == {}
 

@@ -1,0 +1,347 @@
+"""The probe: what it measures, that it leaves nothing behind, and what it says when it cannot run."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bnlint.graph.model import Graph
+from bnlint.graph.record import Unfollowable, record
+from bnlint.graph.untouched import training_mode, untouched
+from bnlint.signal.loss import LossError, gradients_of_outputs
+from bnlint.signal.probe import ProbeFacts, probe
+
+
+def run(model: nn.Module, *args: Any, **options: Any) -> ProbeFacts:
+    with untouched(model, values=True), training_mode(model, True):
+        try:
+            with untouched(model):
+                recording = record(model, args)
+        except Unfollowable:
+            with untouched(model, values=True):
+                recording = record(model, args, fake=False)
+        graph = Graph(recording, model)
+        return probe(model, SimpleNamespace(args=args, kwargs={}), graph, **options)  # type: ignore[arg-type]
+
+
+class Net(nn.Module):
+    """Convolutions with norms, a skip, dropout and in-place activations."""
+
+    def __init__(self, *, inplace: bool = True) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm1, self.norm2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.relu, self.drop = nn.ReLU(inplace=inplace), nn.Dropout(0.5)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.norm1(self.conv1(x)))
+        x = self.relu(self.norm2(self.conv2(x)) + x)
+        return self.head(self.drop(x.mean((2, 3)))).softmax(1)
+
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def state_of(model: nn.Module) -> list[Any]:
+    tensors = [*model.parameters(), *model.buffers()]
+    return [
+        [id(t) for t in tensors],
+        [t.clone() for t in tensors],
+        [t.grad for t in model.parameters()],
+        [m.training for m in model.modules()],
+        [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()],
+        torch.get_rng_state().clone(),
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    return all(map(same, a, b)) if isinstance(a, list) else bool(a == b)
+
+
+@pytest.mark.parametrize("dtype", [None, "float64", "bfloat16"])
+def test_the_model_is_left_as_it_was(dtype: str | None) -> None:
+    model = Net()
+    model.conv1.weight.grad = torch.ones_like(model.conv1.weight)
+    model.drop.eval()
+    before = state_of(model)
+    facts = run(model, IMAGES, dtype=dtype)
+    assert facts.backward
+    assert same(before, state_of(model))
+    assert model.norm1.num_batches_tracked == 0
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    first, again, other = (run(model, IMAGES, seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first.stats["conv1"].gradient != other.stats["conv1"].gradient
+
+
+def test_statistics_are_of_the_value_at_that_op() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    facts = run(model, IMAGES)
+    made = model.conv1(IMAGES).detach()
+    conv, norm = facts.stats["conv1"], facts.stats["norm1"]
+    assert conv.spread == pytest.approx(float(made.var((0, 2, 3)).mean().sqrt()), rel=1e-4)
+    assert (conv.minimum, conv.maximum) == pytest.approx((float(made.min()), float(made.max())))
+    assert norm.spread == pytest.approx(1, rel=1e-2)
+    assert facts.stats["relu"].minimum == 0
+
+
+def test_an_in_place_activation_changes_neither_statistics_nor_gradients() -> None:
+    torch.manual_seed(0)
+    model = Net(inplace=True)
+    clobbering = run(model, IMAGES)
+    model.relu.inplace = False
+    assert clobbering == run(model, IMAGES)
+    assert all(clobbering.stats[name].gradient for name in ("conv1", "norm1", "conv2", "norm2", "add", "head"))
+
+
+def test_gradients_are_those_of_the_projection() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    x = torch.randn(4, 6)
+    facts = run(model, x, seed=7)
+    direction = torch.randn(4, 3, generator=torch.Generator().manual_seed(7)) / math.sqrt(12)
+    hidden = model[0](x)
+    (gradient,) = torch.autograd.grad((model[2](hidden.tanh()) * direction).sum(), hidden, retain_graph=True)
+    (weight,) = torch.autograd.grad((model[2](hidden.tanh()) * direction).sum(), model[0].weight)
+    assert facts.stats["_0"].gradient == pytest.approx(float(gradient.norm()), rel=1e-5)
+    assert facts.parameters["0.weight"].gradient == pytest.approx(float(weight.norm()), rel=1e-5)
+    assert facts.parameters["0.weight"].norm == pytest.approx(float(model[0].weight.norm()), rel=1e-5)
+
+
+def test_a_softmax_head_has_a_gradient() -> None:
+    facts = run(Net(), IMAGES)
+    assert facts.parameters["head.weight"].gradient > 1e-4  # that of a sum would be 0
+
+
+def test_only_scalars_are_kept_and_the_host_is_asked_only_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnlint.signal import probe as module
+
+    sizes: list[int] = []
+    fetch = module._to_host
+
+    def watched(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
+        sizes.extend(number.numel() for row in rows.values() for number in row)
+        return fetch(rows)
+
+    def asked(*_: Any) -> None:
+        raise AssertionError("the run waits for the device")
+
+    monkeypatch.setattr(module, "_to_host", watched)
+    for name in ("item", "__bool__", "__float__", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, asked)
+    facts = run(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)), IMAGES)
+    assert facts.failed is None
+    assert facts.notes == []
+    assert set(sizes) == {1}
+
+
+def test_parameters_by_every_name_they_have() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.head = nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)
+            self.head.weight = self.tokens.weight
+            self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.frozen(self.tokens(ids)))
+
+    facts = run(Tied(), torch.randint(10, (3, 5)))
+    assert facts.parameters["tokens.weight"] == facts.parameters["head.weight"]
+    assert facts.parameters["tokens.weight"].trainable
+    assert facts.parameters["frozen.weight"].gradient is None
+    assert not facts.parameters["frozen.weight"].trainable
+
+
+def test_tokens_are_spread_over_batch_and_positions() -> None:
+    model = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 4))
+    ids = torch.randint(20, (5, 7))
+    made = model(ids)
+    (spread,) = [s.spread for name, s in run(model, ids).stats.items() if name.strip("_") == "1"]
+    assert spread == pytest.approx(float(made.flatten(0, 1).var(0).mean().sqrt()), rel=1e-4)
+
+
+# -- what cannot be done -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda:99" if not torch.cuda.is_available() else "xpu", "nonsense"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    facts = run(Net(), IMAGES, device=device)
+    assert device in facts.failed
+    assert "available: cpu" in facts.failed
+    assert facts.stats == {}
+
+
+def test_auto_is_a_device_that_is_there() -> None:
+    assert run(Net(), IMAGES, device="auto").failed is None
+
+
+def test_a_dtype_that_is_none() -> None:
+    assert "`float7`" in run(Net(), IMAGES, dtype="float7").failed
+
+
+class Raises(nn.Module):
+    """Runs on fake tensors and raises on real ones."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.layer, self.error, self.calls = nn.Linear(3, 3), error, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if type(x) is torch.Tensor:
+            raise self.error
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "--batch-size"),
+        (MemoryError(), "--batch-size"),
+        (SystemExit(3), "SystemExit: 3"),
+        (NotImplementedError("no kernel for this\nsecond line"), "NotImplementedError: no kernel for this"),
+    ],
+)
+def test_a_forward_pass_that_fails_becomes_a_sentence(error: BaseException, words: str) -> None:
+    facts = run(Raises(error), torch.randn(2, 3))
+    assert words in facts.failed
+    assert "\n" not in facts.failed
+    assert not facts.backward
+
+
+class Clobbers(nn.Module):
+    """Autograd raises: the sigmoid's output, which its gradient needs, is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x).sigmoid()
+        return x.mul_(2)
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x).detach()
+
+
+@pytest.mark.parametrize("model", [Clobbers(), Detached()])
+def test_without_gradients_the_forward_facts_stand(model: nn.Module) -> None:
+    facts = run(model, torch.randn(4, 3))
+    assert facts.failed is None
+    assert not facts.backward
+    assert facts.notes
+    assert facts.stats["layer"].spread
+
+
+def test_complex_values_are_left_out() -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, dtype=torch.cfloat))
+            self.layer = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(torch.fft.irfft(torch.fft.rfft(x) * self.weight))
+
+    facts = run(Spectral(), torch.randn(4, 8))
+    assert facts.backward
+    assert "weight" not in facts.parameters
+
+
+class TwoWays(nn.Module):
+    """Takes another way at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = [0]
+        self.first, self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.right(x).sin() if type(x) is torch.Tensor else self.left(x).cos()
+
+
+def test_a_run_that_leaves_the_recorded_path() -> None:
+    facts = run(TwoWays(), torch.randn(4, 4))
+    assert "2 ops were not measured" in facts.notes[0]
+    assert "first" in facts.stats
+    assert "left" not in facts.stats
+
+
+def test_inputs_are_not_written_to() -> None:
+    class Greedy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.mul_(0))
+
+    x = torch.ones(2, 3)
+    run(Greedy(), x)
+    assert x.sum() == 6
+
+
+# -- where the backward pass starts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "loss"),
+    [
+        ((4, 10), 1, "cross_entropy"),
+        ((4, 6, 10), 2, "cross_entropy"),
+        ((4, 10, 8, 8), 1, "cross_entropy"),
+        ((4, 10), 1, "nll_loss"),
+        ((4, 1), 1, "bce_with_logits"),
+        ((4, 3), 1, "mse_loss"),
+        ((4, 3), 1, "soft_margin_loss"),
+    ],
+)
+def test_a_declared_loss_starts_from_its_value(shape: tuple[int, ...], axis: int, loss: str) -> None:
+    logits = torch.randn(shape, requires_grad=True)
+    words, starts, _ = gradients_of_outputs(logits, {shape: axis}, loss, 0)
+    assert "random targets" in words
+    assert starts[0].ndim == 0
+    starts[0].backward()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_the_classes_of_a_sequence_are_found() -> None:
+    logits = torch.randn(2, 3, 7, requires_grad=True)
+    _, (value,), _ = gradients_of_outputs(logits, {(2, 3, 7): 2}, "cross_entropy", 5)
+    target = torch.randint(7, (2, 3), generator=torch.Generator().manual_seed(5))
+    assert float(value) == pytest.approx(float(F.cross_entropy(logits.movedim(2, 1), target)))
+
+
+@pytest.mark.parametrize("loss", [None, "my_loss", "binary_cross_entropy"])
+def test_otherwise_every_output_is_projected(loss: str | None) -> None:
+    outputs = {"a": torch.randn(4, 3, requires_grad=True) - 9, "b": [torch.randn(2, requires_grad=True)], "n": 3}
+    words, starts, directions = gradients_of_outputs(outputs, {}, loss, 0)
+    assert words.startswith("a random projection")
+    assert [t.shape for t in starts] == [(4, 3), (2,)]
+    assert all(abs(float(d.norm()) - 1) < 1 for d in directions)
+
+
+def test_nothing_to_start_from() -> None:
+    with pytest.raises(LossError):
+        gradients_of_outputs((torch.ones(3), torch.ones(2, dtype=torch.int64)), {}, None, 0)
