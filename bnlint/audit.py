@@ -59,7 +59,9 @@ def audit_module(
     from bnlint.graph.model import AuditedModel
     from bnlint.graph.source import locate
     from bnlint.graph.untouched import training_mode, untouched
+    from bnlint.inputs.values import unwrapped
 
+    model = unwrapped(model)
     rules = [rule(**job.rule_options.get(code, {})) for code, rule in _selected(job).items()]
     run = _Run(job, rules, emit, TargetReport(job.target, device=job.device, parameters=_count(model)))
     audited = AuditedModel(model, name or type(model).__name__, source or locate(model, None), job.loss, job.mode)

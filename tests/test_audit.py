@@ -1,0 +1,190 @@
+"""The pipeline: what becomes of a model that fails, of a rule that crashes, of a wrapped model."""
+
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+import bnlint
+from bnlint import Severity, audit
+from bnlint.job import Job, Report
+
+
+def check(source, tmp_path, **options):
+    path = tmp_path / "net.py"
+    path.write_text("import torch\nfrom torch import nn\n\n" + textwrap.dedent(source).lstrip())
+    return audit.run(Job(f"{path.as_posix()}:Net", static=True, **options), lambda stage: None)
+
+
+def test_a_failure_no_rule_explains_is_bn903_at_the_users_line(tmp_path):
+    report = check(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+
+            def forward(self, x):
+                x = torch.relu(self.fc(x))
+                raise KeyError("table")
+        """,
+        tmp_path,
+        inputs=("2x4",),
+    )
+    (finding,) = report.findings
+    assert (report.status, finding.code, finding.location.line) == ("failed", "BN903", 11)
+    assert Report([report]).exit_code() == 2
+
+
+def test_a_failure_a_rule_names_is_a_normal_result(tmp_path):
+    report = check(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a = nn.Linear(4, 8)
+                self.b = nn.Linear(9, 4)
+
+            def forward(self, x):
+                return self.b(torch.relu(self.a(x)))
+        """,
+        tmp_path,
+        inputs=("2x4",),
+    )
+    assert [(f.code, f.module_path, f.location.line) for f in report.findings] == [("BN201", "b", 8)]
+    assert report.status == "partial" and Report([report]).exit_code() == 1
+
+
+def test_the_probe_is_skipped_with_the_reason_when_forward_fails(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text("from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+                    "        super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Linear(9, 4))\n")  # fmt: skip
+    report = audit.run(Job(f"{path.as_posix()}:Net", inputs=("2x4",)), lambda stage: None)
+    assert any("probe skipped" in note for note in report.notes)
+    assert "BN601" in {row["code"] for row in report.skipped_rules}
+
+
+def test_equal_layers_are_one_finding_with_a_list(tmp_path):
+    report = check(
+        """
+        class Block(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.norm = nn.BatchNorm1d(width)
+                self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+            def forward(self, x):
+                return torch.relu(self.norm(self.conv(x)))
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.blocks = nn.ModuleList([Block(8) for _ in range(5)])
+
+            def forward(self, x):
+                for block in self.blocks:
+                    x = block(x)
+                return x
+        """,
+        tmp_path,
+        inputs=("2x8x6x6",),
+    )
+    (finding,) = report.findings
+    assert finding.code == "BN101" and finding.location.line == 7
+    assert finding.modules == tuple(f"blocks.{i}.norm" for i in range(5))
+
+
+def test_a_rule_that_crashes_hides_nothing(tmp_path):
+    (tmp_path / "rule.py").write_text(
+        textwrap.dedent(
+            """
+            from bnlint.rule import Phase, Rule, Severity
+
+            class Broken(Rule):
+                \"\"\"Always crashes.\"\"\"
+
+                code, name, severity, phase = "XY101", "broken", Severity.INFO, Phase.MODULES
+
+                def check(self, model):
+                    raise RuntimeError("oops")
+                    yield
+            """
+        )
+    )
+    report = check(
+        """
+        class Net(nn.Sequential):
+            def __init__(self):
+                super().__init__(nn.Linear(4, 8), nn.Linear(8, 4))
+        """,
+        tmp_path,
+        inputs=("2x4",),
+        rule_paths=(str(tmp_path / "rule.py"),),
+    )
+    assert {f.code for f in report.findings} == {"BN401", "BN909"}
+    assert Report([report]).exit_code() == 2
+
+
+def test_data_dependent_code_is_recorded_on_real_tensors(tmp_path):
+    report = check(
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(4, 4)
+
+            def forward(self, x):
+                x = torch.relu(self.fc(x))
+                return x if x.sum() > 1e9 else 2 * x
+        """,
+        tmp_path,
+        inputs=("2x4",),
+    )
+    assert report.status == "ok" and report.findings == []
+    assert any("real tensors" in note for note in report.notes)
+
+
+def test_the_same_bytes_on_two_runs(tmp_path):
+    import json
+
+    def once():
+        text = bnlint.check("examples/seed_net.py:Net", "8x3x32x32", static=True).to_json()
+        document = json.loads(text)
+        for target in document["targets"]:
+            target.pop("seconds")
+        return json.dumps(document)
+
+    assert once() == once()
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 8)
+        self.b = nn.Linear(9, 4)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+def test_a_wrapped_model_is_looked_into(wrap):
+    report = bnlint.check(wrap(Small()), "2x4", static=True)
+    assert [(f.code, f.module_path) for f in report.findings] == [("BN201", "b")]
+
+
+def test_lazy_layers_are_sized_in_a_copy():
+    model = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Linear(8, 2))
+    report = bnlint.check(model, "16x5", static=True)
+    assert report.ok and report.targets[0].status == "ok"
+    assert isinstance(model[0], nn.LazyLinear)
+
+
+def test_a_missing_device_is_told_before_anything_runs():
+    report = bnlint.check(nn.Linear(4, 2), "2x4", device="tpu9")
+    assert report.exit_code() == 2 and "available: cpu" in report.findings[0].message
+
+
+def test_severity_order_is_by_rank():
+    assert [s.rank for s in (Severity.INFO, Severity.WARNING, Severity.ERROR)] == [0, 1, 2]
