@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parameter import UninitializedTensorMixin
 
 from bnlint.graph.model import Graph
 from bnlint.graph.record import Unfollowable, record
@@ -17,17 +18,20 @@ from bnlint.graph.untouched import training_mode, untouched
 from bnlint.signal.loss import LossError, gradients_of_outputs
 from bnlint.signal.probe import ProbeFacts, probe
 
+from .zoo import ENTRIES, Entry
 
-def run(model: nn.Module, *args: Any, **options: Any) -> ProbeFacts:
+
+def run(model: nn.Module, *args: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> ProbeFacts:
+    kwargs = kwargs or {}
     with untouched(model, values=True), training_mode(model, True):
         try:
             with untouched(model):
-                recording = record(model, args)
+                recording = record(model, args, kwargs)
         except Unfollowable:
             with untouched(model, values=True):
-                recording = record(model, args, fake=False)
+                recording = record(model, args, kwargs, fake=False)
         graph = Graph(recording, model)
-        return probe(model, SimpleNamespace(args=args, kwargs={}), graph, **options)  # type: ignore[arg-type]
+        return probe(model, SimpleNamespace(args=args, kwargs=kwargs), graph, **options)  # type: ignore[arg-type]
 
 
 class Net(nn.Module):
@@ -119,7 +123,8 @@ def test_gradients_are_those_of_the_projection() -> None:
     (weight,) = torch.autograd.grad((model[2](hidden.tanh()) * direction).sum(), model[0].weight)
     assert facts.stats["_0"].gradient == pytest.approx(float(gradient.norm()), rel=1e-5)
     assert facts.parameters["0.weight"].gradient == pytest.approx(float(weight.norm()), rel=1e-5)
-    assert facts.parameters["0.weight"].norm == pytest.approx(float(model[0].weight.norm()), rel=1e-5)
+    assert facts.parameters["0.weight"].norm == pytest.approx(float(model[0].weight.detach().norm()), rel=1e-5)
+    assert facts.parameters["0.weight"].finite
 
 
 def test_a_softmax_head_has_a_gradient() -> None:
@@ -128,10 +133,10 @@ def test_a_softmax_head_has_a_gradient() -> None:
 
 
 def test_only_scalars_are_kept_and_the_host_is_asked_only_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnlint.signal import probe as module
+    from bnlint.signal import probe, watch
 
     sizes: list[int] = []
-    fetch = module._to_host
+    fetch = watch.to_host
 
     def watched(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
         sizes.extend(number.numel() for row in rows.values() for number in row)
@@ -140,7 +145,8 @@ def test_only_scalars_are_kept_and_the_host_is_asked_only_at_the_end(monkeypatch
     def asked(*_: Any) -> None:
         raise AssertionError("the run waits for the device")
 
-    monkeypatch.setattr(module, "_to_host", watched)
+    for module in (probe, watch):
+        monkeypatch.setattr(f"{module.__name__}.to_host", watched)
     for name in ("item", "__bool__", "__float__", "cpu"):
         monkeypatch.setattr(torch.Tensor, name, asked)
     facts = run(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)), IMAGES)
@@ -288,6 +294,23 @@ def test_a_run_that_leaves_the_recorded_path() -> None:
     assert "left" not in facts.stats
 
 
+def test_a_cache_that_keeps_tensors_of_the_recording() -> None:
+    cache: dict[int, torch.Tensor] = {}
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if 3 not in cache:
+                cache[3] = torch.ones(3)
+            return self.layer(x) * cache[3]
+
+    facts = run(Cached(), torch.randn(2, 3))
+    assert "cache" in facts.failed
+
+
 def test_inputs_are_not_written_to() -> None:
     class Greedy(nn.Module):
         def __init__(self) -> None:
@@ -345,3 +368,21 @@ def test_otherwise_every_output_is_projected(loss: str | None) -> None:
 def test_nothing_to_start_from() -> None:
     with pytest.raises(LossError):
         gradients_of_outputs((torch.ones(3), torch.ones(2, dtype=torch.int64)), {}, None, 0)
+
+
+# -- every model of the zoo ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
+def test_zoo_models_are_measured_and_left_as_they_were(entry: Entry) -> None:
+    model, args, kwargs = entry.make()
+    if any(isinstance(p, UninitializedTensorMixin) for p in (*model.parameters(), *model.buffers())):
+        model(*args, **kwargs)
+    before = state_of(model)
+    facts = run(model, *args, kwargs=kwargs)
+    assert same(before, state_of(model))
+    assert facts.failed is None
+    assert facts.backward
+    assert all(s.finite for s in facts.stats.values() if s.gradient is not None)
+    assert any(s.gradient for s in facts.stats.values())
+    assert facts.notes == []

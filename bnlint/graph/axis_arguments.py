@@ -32,7 +32,7 @@ def permutation(node: fx.Node, ndim: int) -> list[int] | None:
     if name in ("mT", "mH", "adjoint"):
         return [*order[:-2], *order[-2:][::-1]]
     if name == "permute":
-        dims = argument(node, 1, "dims")
+        dims: Any = argument(node, 1, "dims")
         dims = node.args[1:] if isinstance(dims, int) else dims
         return [int(d) % ndim for d in dims] if dims is not None and len(dims) == ndim else None
     if name in ("transpose", "swapaxes", "swapdims"):

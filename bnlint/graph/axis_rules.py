@@ -47,7 +47,7 @@ class _AxisPass:
         if op_name(node) == "getitem" and shape_of(_operand(node)) is None:
             return self._item(node, shape)
         if _error_guess(node):
-            return self.by_shape(node, shape, guessed=True)
+            return self.guess(node, shape)
         rule = _RULES.get(node.meta["kind"])
         if rule is None or 0 in shape:
             return self.by_shape(node, shape)
@@ -55,6 +55,14 @@ class _AxisPass:
             return rule(self, node, shape)
         except (IndexError, TypeError, ValueError, ZeroDivisionError):
             return self.by_shape(node, shape)  # called in an unusual way: an op bnlint does not know
+
+    def guess(self, node: fx.Node, shape: Shape) -> Axes:
+        """For the stand-in of an op that failed; a convolution still declares its channels."""
+        x = _data_axes(node)
+        if node.meta["kind"] in (Kind.CONV, Kind.CONV_TRANSPOSE) and len(x) == len(shape) > 2:
+            spatial = [fresh(Role.SPATIAL, node.name, i, size, guessed=True) for i, size in enumerate(shape) if i > 1]
+            return (x[0], fresh(Role.CHANNEL, node.name, 1, shape[1]), *spatial)
+        return self.by_shape(node, shape, guessed=True)
 
     def by_shape(self, node: fx.Node, shape: Shape, *, guessed: bool = False) -> Axes:
         """For an op bnlint does not know: axes of the same size at the same place are taken to be the same.
@@ -177,7 +185,12 @@ class _AxisPass:
         x = _data_axes(node)
         for axis in x[2:]:
             self.learn(axis, Role.SPATIAL)
-        return self.keep(node, shape)
+        axes = self.keep(node, shape)
+        if op_name(node).lower().startswith("adaptive") and len(x) == len(shape):
+            for old, new in zip(x, axes, strict=True):
+                if new is not old and new:
+                    new[0].origin.guessed = False  # the layer says the size itself
+        return axes
 
     def broadcast(self, node: fx.Node, shape: Shape) -> Axes:
         operands = [_axes(n) for n in node.all_input_nodes if shape_of(n) is not None]

@@ -60,7 +60,7 @@ def window_of(graph: Graph, node: fx.Node) -> Window | None:
     if isinstance(module, (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)):
         rank = int(type(module).__name__[-2]) if type(module).__name__[-2:-1].isdigit() else 0
         dilation = getattr(module, "dilation", 1)
-        return _window(rank, module.kernel_size, module.stride, module.padding, dilation, ceil=module.ceil_mode)
+        return _window(rank, module.kernel_size, module.stride, module.padding, dilation, ceil=bool(module.ceil_mode))
     name = op_name(node)
     if name in _FUNCTIONAL_CONVS and len(node.all_input_nodes) > 1:
         rank = _FUNCTIONAL_CONVS[name]
@@ -144,8 +144,7 @@ def _extent(graph: Graph, node: fx.Node, rank: int, dim: int, size: int, found: 
 
 
 def _adaptive(graph: Graph, node: fx.Node, rank: int, dim: int, before: int | None) -> int | None:
-    module = graph.module(node)
-    target = module.output_size if hasattr(module, "output_size") else argument(node, 1, "output_size")
+    target: Any = getattr(graph.module(node), "output_size", None) or argument(node, 1, "output_size")
     if not op_name(node).lower().startswith("adaptive") or before == EMPTY:
         return before if before == EMPTY else None
     sizes = tuple(target) if isinstance(target, (tuple, list)) else (target,) * rank

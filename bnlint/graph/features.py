@@ -67,6 +67,18 @@ def mixes_positions(graph: Graph, node: fx.Node) -> bool:
     return bool(made) and all(graph.kind(n) in WEIGHT_LAYERS | {Kind.INPUT, Kind.SHUFFLE} for n in made)
 
 
+def reads_channels_last(graph: Graph, node: fx.Node) -> fx.Node | None:
+    """The input (N, H, W, C) that a convolution reads as (N, C, H, W); None when it does not."""
+    source, wanted = graph.data(node), declared(graph, node)
+    if graph.kind(node) is not Kind.CONV or source is None or wanted is None or wanted.dim != 1:
+        return None
+    made = graph.origins(source, frozenset((Kind.SAME, Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.MUL)))
+    shape = graph.shape(source)
+    if len(made) != 1 or graph.kind(made[0]) is not Kind.INPUT or graph.shape(made[0]) != shape:
+        return None
+    return made[0] if shape[1] != wanted.size == shape[-1] < min(shape[1:-1]) else None
+
+
 @dataclass(frozen=True)
 class WidthNeed:
     """A Linear on a spatial axis: the size it needs, the size it gets, the axis and the Linear that made the axis."""
@@ -179,5 +191,6 @@ __all__ = [
     "mismatched",
     "mixes_positions",
     "positions",
+    "reads_channels_last",
     "width_needs",
 ]

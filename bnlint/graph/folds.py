@@ -7,6 +7,7 @@ import math
 from torch import fx
 
 from bnlint.graph.axes import Role, is_batch, roles
+from bnlint.graph.batches import sizes_asked
 from bnlint.graph.model import LINEAR_OPS, WEIGHT_LAYERS, Graph
 from bnlint.graph.ops import Kind
 
@@ -27,6 +28,16 @@ def folds_features_into_batch(graph: Graph, node: fx.Node) -> bool:
     return any(graph.kind(reader) in WEIGHT_LAYERS for reader in readers)
 
 
+def folds_batch_into_features(graph: Graph, node: fx.Node) -> bool:
+    """True when a reshape such as `view(1, -1)` puts all samples into the features that a Linear then refuses."""
+    source, after = graph.data(node), graph.axes(node)
+    axes = graph.axes(source) if source is not None else ()
+    if len(axes) < 2 or not after or not is_batch(axes[0]) or not {Role.BATCH, Role.CHANNEL} <= roles(after[-1]):
+        return False
+    readers = graph.destinations(node, LINEAR_OPS | {Kind.ACTIVATION})
+    return len(after) > 1 and any(graph.kind(n) is Kind.LINEAR and graph.error(n) is not None for n in readers)
+
+
 def is_unfolded_later(graph: Graph, node: fx.Node) -> bool:
     """True when something downstream has the whole batch as an axis of its own again."""
     reached = {node}
@@ -36,6 +47,20 @@ def is_unfolded_later(graph: Graph, node: fx.Node) -> bool:
             if any(is_batch(axis) for axis in graph.axes(other)):
                 return True
     return False
+
+
+def impossible_rows(graph: Graph, node: fx.Node) -> tuple[int | None, int] | None:
+    """(rows, features per row) that a failing reshape of whole samples asks for; rows None when left open.
+
+    None when the reshape does not fail, does not make rows, or starts from sizes that are a repair's guess.
+    """
+    source, wanted = graph.data(node), sizes_asked(node)
+    axes = graph.axes(source) if source is not None else ()
+    if graph.error(node) is None or source is None or len(axes) < 2 or len(wanted) != 2 or not is_batch(axes[0]):
+        return None
+    if any(o.guessed for axis in axes for atom in axis for o in atom.origins) or wanted[1] == -1:
+        return None
+    return (None if wanted[0] == -1 else wanted[0]), wanted[1]
 
 
 def per_sample(shape: tuple[int, ...]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bnlint.graph.axes import Axes
 from bnlint.graph.axis_rules import assign_axes
@@ -98,7 +99,8 @@ class Graph:
         module = self.module(node)
         if module is not None:
             weight = getattr(module, "weight", None)
-            return (f"{node.target}.weight", weight) if isinstance(weight, torch.Tensor) else None
+            known = isinstance(weight, torch.Tensor) and not isinstance(weight, FakeTensor)  # made in forward
+            return (f"{node.target}.weight", weight) if known else None
         if self.kind(node) in WEIGHT_LAYERS and len(node.all_input_nodes) > 1:
             source = node.all_input_nodes[1]
             if source.op == "get_attr" and str(source.target) in self._parameters:

@@ -18,7 +18,7 @@ MAKERS = frozenset((Kind.SAME, Kind.DROPOUT, Kind.ACTIVATION, Kind.NORM, Kind.RE
 def operands(node: fx.Node) -> list[fx.Node]:
     """The tensors an elementwise op, a concatenation or a product combines, in the order of its arguments."""
     given = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else node.args
-    found = [n for n in given if isinstance(n, fx.Node) and shape_of(n) is not None]  # type: ignore[union-attr]
+    found = [n for n in given if isinstance(n, fx.Node) and shape_of(n) is not None]
     named = [n for n in node.kwargs.values() if isinstance(n, fx.Node) and shape_of(n) is not None]
     found = [*found, *named]
     return found[::-1] if op_name(node) == "rmatmul" else found

@@ -157,14 +157,18 @@ def kind_of(node: fx.Node, module: nn.Module | None) -> Kind:
     if node.op == "output":
         return Kind.OUTPUT
     if module is not None:
-        cls: Any = type(module)
-        return class_kind(cls)
+        return module_kind(module)
     return _BY_NAME.get(op_name(node), Kind.OTHER)
 
 
+def module_kind(module: nn.Module) -> Kind:
+    """The family of a layer."""
+    cls: Any = type(module)
+    return _class_kind(cls)
+
+
 @lru_cache(maxsize=1024)
-def class_kind(cls: Any) -> Kind:
-    """The family of a layer class."""
+def _class_kind(cls: Any) -> Kind:
     for classes, kind in _CLASSES:
         if issubclass(cls, classes):
             return kind

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bnlint.graph.nest import tensors
-from bnlint.graph.ops import Kind, class_kind
+from bnlint.graph.ops import Kind, module_kind
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def repair_module(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
         return Repair(x, "declared", error)
     if isinstance(module, (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)):
         return Repair(_like(x, _shrunk(x, module.kernel_size, module.stride), x), "guess", error)
-    if class_kind(type(module)) in _KEEPS_SHAPE:
+    if module_kind(module) in _KEEPS_SHAPE:
         return Repair(x, "declared", error)
     return None
 
@@ -103,10 +103,13 @@ _ELEMENTWISE = {
 def _conv(module: nn.modules.conv._ConvNd, x: torch.Tensor, error: Exception) -> Repair | None:
     rank = len(module.kernel_size) + 2
     if x.ndim == rank:
+        if module.in_channels == x.shape[-1] < min(x.shape[1:-1]):
+            x = x.movedim(-1, 1)  # an image with its channels last
         again = _retry(module, (_like(x, (x.shape[0], module.in_channels, *x.shape[2:]), x),), error)
         if again is not None:
             return again
-        return Repair(_like(x, (x.shape[0], module.out_channels, *([1] * (rank - 2))), x), "guess", error)
+        unchanged = (max(2, int(size)) for size in x.shape[2:])  # an axis of one would forget that it is a guess
+        return Repair(_like(x, (x.shape[0], module.out_channels, *unchanged), x), "guess", error)
     spatial = (*x.shape[2:], *([1] * rank))[: rank - 2]
     return Repair(_like(x, (x.shape[0], module.out_channels, *spatial), x), "guess", error)
 
@@ -154,7 +157,7 @@ def _shrunk(x: torch.Tensor, kernel: Any, stride: Any) -> list[int]:
     count = len(step) if isinstance(step, Sequence) else min(2, x.ndim - 2)
     steps = list(step) if isinstance(step, Sequence) else [step] * count
     lead = x.shape[: x.ndim - count]
-    return [*lead, *(max(1, int(s) // int(k)) for s, k in zip(x.shape[x.ndim - count :], steps, strict=True))]
+    return [*lead, *(max(2, int(s) // int(k)) for s, k in zip(x.shape[x.ndim - count :], steps, strict=True))]
 
 
 def _first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:

@@ -41,7 +41,7 @@ def _lookups(outcome: Outcome, node: fx.Node) -> list[tuple[fx.Node, int]]:
         classes = argument(node, 1, "num_classes", -1)
         return [(inputs[0], classes)] if isinstance(classes, int) and classes > 0 else []
     if name in ("cross_entropy", "nll_loss", "CrossEntropyLoss", "NLLLoss") and len(inputs) > 1:
-        return [(inputs[1], (graph.shape(inputs[0]) + (2, 2))[1])]
+        return [(inputs[1], (*graph.shape(inputs[0]), 2, 2)[1])]
     if name in ("gather", "index_select", "take_along_dim") and len(inputs) > 1:
         dim, shape = argument(node, 1, "dim", 0), graph.shape(inputs[0])
         return [(inputs[1], shape[dim])] if isinstance(dim, int) and -len(shape) <= dim < len(shape) else []

@@ -1,19 +1,15 @@
-"""Guesses at a forward's inputs: from the names of its parameters and from what the model's layers take."""
+"""A candidate for the inputs of a forward: a guess for every tensor, and how to build the arguments from it."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import nn
-
-from bnlint.graph.ops import Kind, class_kind
-from bnlint.inputs.containers import containers_of
 from bnlint.inputs.spec import FLOATS, TensorSpec
-from bnlint.inputs.values import Parameter, is_required, parameters_of
+from bnlint.inputs.values import Parameter
 
 Path = tuple[Any, ...]  # (parameter, key, key, …)
 
@@ -36,14 +32,16 @@ class Guess:
     fill: float | None = None
     batch: int | None = 0
     free: tuple[int, ...] = ()  # axes whose size is ours to choose, from the ladder
+    known: tuple[int, ...] = ()  # axes whose size a layer demands
     ladder: str = "sequence"
     why: str = ""
     told: bool = False  # by the model's own words, not found by trying
 
     def with_size(self, axis: int, size: int, why: str = "") -> Guess:
-        """With an axis that something demands to be that long."""
+        """With an axis that something demands to be that long: a layer, when `why` says so."""
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
-        return replace(self, shape=shape, free=tuple(a for a in self.free if a != axis), why=why or self.why)
+        free, known = tuple(a for a in self.free if a != axis), (*self.known, axis) if why else self.known
+        return replace(self, shape=shape, free=free, known=known, why=why or self.why)
 
     def scaled(self, sizes: int | tuple[int, ...]) -> Guess:
         """With other sizes on the free axes."""
@@ -78,6 +76,11 @@ class Candidate:
     def batch(self) -> int | None:
         """The batch size, None when no tensor has a batch."""
         return next((g.shape[g.batch] for g in self.guesses.values() if g.batch is not None), None)
+
+    @property
+    def count(self) -> int:
+        """How many numbers its tensors hold."""
+        return sum(math.prod(g.shape) for g in self.guesses.values())
 
     def with_batch(self, size: int) -> Candidate:
         """With another batch size."""
@@ -119,263 +122,6 @@ def path_name(path: Path) -> str:
     return str(path[0]) + "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in path[1:])
 
 
-@dataclass(frozen=True)
-class Want:
-    """What a layer takes: so many axes, one of them so long; or ids."""
-
-    rank: int | None = None  # None: any from 2 on
-    axis: int = -1
-    size: int | None = None
-    ladder: str = "sequence"
-    ids: int | None = None
-    batch: int = 0  # where the batch is among the axes
-    why: str = ""
-
-    @property
-    def is_ids(self) -> bool:
-        """True for an embedding."""
-        return self.ids is not None
-
-
-def want(module: nn.Module, path: str) -> Want | None:
-    """What a layer of `torch.nn` takes; None when it takes anything."""
-    why = f"first layer `{path}`"
-    kind = class_kind(type(module))
-    if isinstance(module, torch.jit.ScriptModule):
-        return _scripted(module, why)
-    if isinstance(module, nn.modules.conv._ConvNd):
-        dims = len(module.kernel_size)
-        transposed = kind is Kind.CONV_TRANSPOSE and dims == 2
-        ladder = ("signal", "image", "volume")[dims - 1]
-        return Want(dims + 2, 1, module.in_channels or 3, "latent" if transposed else ladder, why=why)
-    if isinstance(module, nn.Linear):
-        return Want(None, -1, module.in_features or 16, why=why)
-    if isinstance(module, nn.Bilinear):
-        return Want(None, -1, module.in1_features, why=why)
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return Want(2, ids=module.num_embeddings, why=why)
-    if isinstance(module, nn.RNNBase):
-        return Want(3, -1, module.input_size, batch=0 if module.batch_first else 1, why=why)
-    if isinstance(module, nn.RNNCellBase):
-        return Want(2, -1, module.input_size, why=why)
-    attention = _attention(module)
-    if attention is not None:
-        return Want(3, -1, attention.embed_dim, batch=0 if attention.batch_first else 1, why=why)
-    return _norm(module, why) if kind is Kind.NORM else None
-
-
-def _scripted(module: torch.jit.ScriptModule, why: str) -> Want | None:
-    """A scripted layer has lost its class, but not its sizes."""
-    kernel, channels = getattr(module, "kernel_size", None), getattr(module, "in_channels", None)
-    if kernel and channels:
-        return Want(len(kernel) + 2, 1, channels, ("signal", "image", "volume")[len(kernel) - 1], why=why)
-    features = getattr(module, "in_features", None)
-    return Want(None, -1, features, why=why) if features else None
-
-
-def _attention(module: nn.Module) -> nn.MultiheadAttention | None:
-    if isinstance(module, nn.MultiheadAttention):
-        return module
-    if class_kind(type(module)) is not Kind.TRANSFORMER:
-        return None
-    return next((m for m in module.modules() if isinstance(m, nn.MultiheadAttention)), None)
-
-
-def _norm(module: nn.Module, why: str) -> Want | None:
-    name = type(module).__name__
-    size = getattr(module, "num_features", None) or getattr(module, "num_channels", None)
-    ranks = {"1d": (3 if "Instance" in name else 2), "2d": 4, "3d": 5}
-    if name[-2:] in ranks:
-        rank = ranks[name[-2:]]
-        return Want(rank, 1, size or 3, {4: "image", 5: "volume"}.get(rank, "signal"), why=why)
-    shape = getattr(module, "normalized_shape", None)
-    if shape:
-        return Want(None, -1, int(shape[-1]), why=why)
-    return Want(None, 1, size, "image", why=why) if size else None
-
-
-def guesses_for(wanted: Want, batch: int) -> list[Guess]:
-    """Tensors that a layer takes, the likeliest first."""
-    if wanted.is_ids:
-        return [Guess((batch, LENGTH), "int64", wanted.ids, free=(1,), why=wanted.why)]
-    size, why = wanted.size or 3, wanted.why
-    if wanted.ladder == "latent":
-        return [Guess((batch, size, side, side), why=why) for side in (1, 4, 8)]
-    if wanted.axis == 1 and (wanted.rank or 4) > 2:
-        rank = wanted.rank or 4
-        side = LADDERS[wanted.ladder][0]
-        free = tuple(range(2, rank))
-        return [Guess((batch, size, *[side] * (rank - 2)), free=free, ladder=wanted.ladder, why=why)]
-    rows = Guess((batch, size), why=why)
-    time = Guess((batch, LENGTH, size), free=(1,), why=why)
-    swapped = Guess((LENGTH, batch, size), free=(0,), batch=1, why=why)
-    if wanted.rank == 2:
-        return [rows]
-    if wanted.rank == 3:
-        return [swapped, time] if wanted.batch else [time]
-    return [rows, time]
-
-
-_WORDS: dict[str, frozenset[str]] = {
-    kind: frozenset(words.split())
-    for kind, words in {
-        "mask": "mask masks padding",
-        "adjacency": "adj adjacency",
-        "edges": "edge edges",
-        "length": "length lengths len lens",
-        "time": "t step steps timestep timesteps time times ts sigma sigmas noise_level gamma",
-        "state": "hidden state states hx h h0 c0 hc",
-        "ids": "ids id token tokens idx src tgt trg text texts word words sentence sentences caption captions seq "
-        "sequence input inputs source target targets",
-        "label": "label labels target targets class classes cls",
-        "image": "image images img imgs pixel pixels picture frame frames",
-        "signal": "audio wave waveform wav speech sound",
-        "table": "table tabular vector features feats state action obs observation noise z latent",
-    }.items()
-}
-_READERS: dict[str, tuple[type, ...]] = {
-    "ids": (nn.Embedding, nn.EmbeddingBag),
-    "image": (nn.Conv2d,),
-    "signal": (nn.Conv1d,),
-    "table": (nn.Linear, nn.ConvTranspose2d),
-}
-
-
-def _words(name: str) -> set[str]:
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    return {*re.split(r"[\W\d_]+", spaced), name.lower()}
-
-
-class Guesser:
-    """First guesses for the parameters of a model's forward."""
-
-    def __init__(self, model: nn.Module, batch: int) -> None:
-        self.model, self.batch = model, batch
-        self.parameters = {p.name: p for p in parameters_of(model)}
-        self.containers = containers_of(model)
-        rows = ((path, m, want(m, path)) for path, m in model.named_modules())
-        self.wants = [(module, wanted) for _, module, wanted in rows if wanted is not None]
-
-    @property
-    def required(self) -> list[str]:
-        """Parameters that need a value."""
-        return [name for name, p in self.parameters.items() if is_required(p)]
-
-    def first(self) -> Iterator[Candidate]:
-        """Candidates to start from, the likeliest first: one for each kind of layer, in the order of the model."""
-        if not self.required:
-            yield Candidate({})
-        for names in self._names():
-            seen: list[Any] = []
-            for data in self._data():
-                kind = (len(data.shape), data.whole, data.ladder, data.batch)
-                if kind not in seen:
-                    seen.append(kind)
-                    candidate = Candidate({})
-                    for name in names:
-                        candidate = self.with_parameter(candidate, name, data)
-                    yield candidate
-
-    def _names(self) -> list[list[str]]:
-        """What to call the tensors: the required parameters, or as many as a list of layers is long."""
-        if self.required:
-            return [self.required]
-        starred = next((p.name for p in self.parameters.values() if p.kind is Parameter.VAR_POSITIONAL), None)
-        if starred:
-            lists = [len(m) for m in self.model.modules() if isinstance(m, nn.ModuleList)]
-            return [[f"{starred}_{index}" for index in range(count)] for count in dict.fromkeys((*lists[:1], 1, 2, 3))]
-        keyed = [list(m) for m in self.model.modules() if isinstance(m, nn.ModuleDict)]
-        if any(p.kind is Parameter.VAR_KEYWORD for p in self.parameters.values()):
-            return keyed[:1]
-        return [[name] for name in list(self.parameters)[:1]]
-
-    def with_parameter(self, candidate: Candidate, name: str, data: Guess | None = None) -> Candidate:
-        """The candidate with a guess for one more parameter; `data` is for a name that says nothing."""
-        container, keys = self.containers.get(name, (None, [None]))
-        guesses = dict(candidate.guesses)
-        for key in keys:
-            path = (name,) if key is None else (name, key)
-            guesses[path] = self.named(key if isinstance(key, str) else name) or data or self.of_rank(4)
-        if container is None:
-            states = self._states(name)
-            if states:
-                guesses.pop((name,))
-                guesses |= states
-                container = tuple if len(states) > 1 else None
-        containers = {**candidate.containers, name: container} if container else candidate.containers
-        return replace(candidate, guesses=guesses, containers=containers)
-
-    def _states(self, name: str) -> dict[Path, Guess]:
-        """The hidden state of the model's first recurrent layer."""
-        if not _words(name) & _WORDS["state"]:
-            return {}
-        module = next((m for m, _ in self.wants if isinstance(m, (nn.RNNBase, nn.RNNCellBase))), None)
-        if module is None:
-            return {}
-        shape: tuple[int, ...] = (self.batch, module.hidden_size)
-        if isinstance(module, nn.RNNBase):
-            shape = (module.num_layers * (1 + module.bidirectional), *shape)
-        guess = Guess(shape, batch=len(shape) - 2, why=f"name `{name}`")
-        if isinstance(module, (nn.LSTM, nn.LSTMCell)):
-            return {(name, 0): guess, (name, 1): guess}
-        return {(name,): guess}
-
-    def _data(self) -> Iterator[Guess]:
-        for _, wanted in self.wants:
-            yield from guesses_for(wanted, self.batch)
-        for rank in (4, 2, 3):
-            yield self.of_rank(rank)
-
-    def named(self, name: str) -> Guess | None:
-        """A guess from the parameter's name."""
-        words = _words(name)
-        kinds = [kind for kind, known in _WORDS.items() if words & known]
-        for kind in kinds:
-            guess = self._read_by(_READERS.get(kind, ())) or self._special(kind, words)
-            if guess is not None:
-                return replace(guess, why=guess.why or f"name `{name}`")
-        return None
-
-    def _special(self, kind: str, words: set[str]) -> Guess | None:
-        batch = self.batch
-        if kind == "mask":
-            ignored = bool(words & {"padding", "pad", "causal"}) or any(
-                isinstance(m, nn.Transformer) for m, _ in self.wants
-            )
-            return Guess((batch, LENGTH), "bool", fill=0.0 if ignored else 1.0, free=(1,))
-        if kind == "adjacency":
-            return Guess((batch, batch), batch=None)
-        if kind == "edges" and "index" in words:
-            return Guess((2, 2 * batch), "int64", batch, batch=None)
-        if kind == "length":
-            return Guess((batch,), "int64", fill=float(LENGTH))
-        if kind == "time":
-            return Guess((batch,), fill=0.5)
-        if kind == "label":
-            return Guess((batch,), "int64")
-        if kind == "signal":
-            return Guess((batch, 1024), free=(1,), ladder="signal")
-        return None
-
-    def _read_by(self, classes: tuple[type, ...]) -> Guess | None:
-        """What the first layer of one of these classes takes."""
-        found = next((wanted for module, wanted in self.wants if isinstance(module, classes)), None)
-        return guesses_for(found, self.batch)[0] if found else None
-
-    def of_rank(self, rank: int, features: int | None = None, channels: int | None = None) -> Guess:
-        """A tensor with so many axes about which little is known."""
-        batch = self.batch
-        if rank <= 1:
-            return Guess((batch,) if rank else (), batch=0 if rank else None)
-        if rank == 2:
-            return Guess((batch, features or 16))
-        if rank == 3:
-            return Guess((batch, LENGTH, features or 16), free=(1,))
-        if rank == 4:
-            return Guess((batch, channels or 3, 32, 32), free=(2, 3), ladder="image")
-        return Guess((batch, 4, channels or 3, *[32] * (rank - 3)), free=tuple(range(3, rank)), ladder="image")
-
-
 def build(
     candidate: Candidate, parameters: Mapping[str, Parameter], make: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -393,8 +139,8 @@ def build(
             break
         args.append(values.pop(name))
     starred = next((p.name for p in parameters.values() if p.kind is Parameter.VAR_POSITIONAL), None)
-    for name in [name for name in values if starred and re.fullmatch(rf"{starred}_\d+", name)]:
-        args.append(values.pop(name))
+    more = [name for name in values if starred and re.fullmatch(rf"{starred}_\d+", name)]
+    args += [values.pop(name) for name in more]
     return tuple(args), values
 
 
@@ -405,6 +151,3 @@ def _packed(rows: dict[Any, Any], container: Any) -> Any:
     if container in (list, tuple):
         return container(items.values())
     return container(**items)
-
-
-__all__ = ["LADDERS", "Candidate", "Guess", "Guesser", "Path", "Want", "build", "guesses_for", "path_name", "want"]

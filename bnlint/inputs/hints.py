@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from bnlint.inputs.guess import LENGTH, Candidate, Guess, Guesser
+from bnlint.inputs.guess import LENGTH, Candidate, Guess
+from bnlint.inputs.guesser import Guesser
 
 
 def hinted(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
@@ -21,8 +22,8 @@ def _from_default_cfg(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]
     """timm: `input_size` is (channels, height, width); the model may have been built for other channels."""
     for name in ("pretrained_cfg", "default_cfg"):
         cfg = getattr(model, name, None)
-        size = cfg.get("input_size") if isinstance(cfg, Mapping) else getattr(cfg, "input_size", None)
-        if _are_sizes(size, 3) and len(guesser.required) == 1:
+        size = _sizes(cfg.get("input_size") if isinstance(cfg, Mapping) else getattr(cfg, "input_size", None), 3)
+        if size and len(guesser.required) == 1:
             for channels in dict.fromkeys((_channels(guesser) or size[0], size[0])):
                 guess = Guess((guesser.batch, channels, *size[1:]), why=name, told=True)
                 yield Candidate({(guesser.required[0],): guess})
@@ -63,7 +64,7 @@ def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
 
 
 def _from_sizes(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
-    """The first guess with an image size or sequence length that the model or one of its parts keeps as an attribute."""
+    """The first guess with an image size or sequence length that the model keeps as an attribute."""
     first = next(guesser.first(), None)
     if first is None:
         return
@@ -84,14 +85,15 @@ def _kept(model: nn.Module, names: tuple[str, ...], count: int) -> dict[tuple[in
     for module in model.modules():
         for name in names if not type(module).__module__.startswith("torch.") else ():
             value = vars(module).get(name)
-            value = (value,) * count if isinstance(value, int) and not isinstance(value, bool) else value
-            if _are_sizes(value, count) and all(8 <= side <= 1024 for side in value):
-                sizes[tuple(value)] = None
+            found = _sizes((value,) * count if isinstance(value, int) else value, count)
+            if found and all(8 <= side <= 1024 for side in found):
+                sizes[found] = None
     return sizes
 
 
-def _are_sizes(value: Any, count: int) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == count and all(isinstance(v, int) for v in value)
+def _sizes(value: Any, count: int) -> tuple[int, ...] | None:
+    fits = isinstance(value, (tuple, list)) and len(value) == count and all(isinstance(v, int) for v in value)
+    return tuple(value) if fits else None
 
 
 def _number(config: Any, name: str) -> int | None:

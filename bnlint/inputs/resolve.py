@@ -11,7 +11,8 @@ from torch import nn
 
 from bnlint.failure import said, users_traceback
 from bnlint.inputs.bounds import bounded
-from bnlint.inputs.guess import Candidate, Guess, Guesser, build, path_name
+from bnlint.inputs.guess import Candidate, Guess, build, path_name
+from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.hints import hinted
 from bnlint.inputs.search import Search
 from bnlint.inputs.spec import InputError, TensorSpec, parse
@@ -22,7 +23,7 @@ from bnlint.job import Job
 from bnlint.rule import Place
 
 BATCH = 8
-_OWN_FAULT = (NameError, AttributeError, ImportError, NotImplementedError)  # of a forward, whatever its input
+_OWN_FAULT = (NameError, AttributeError, ImportError, NotImplementedError, RecursionError, SystemExit)  # of any input
 
 
 def resolve(model: nn.Module, job: Job, user_module: ModuleType | None = None) -> Inputs:
@@ -98,9 +99,10 @@ def _usable(search: Search, outcome: Outcome) -> bool:
     if outcome.right or isinstance(outcome.recording.error, _OWN_FAULT):
         return True
     found = search.repairs.of_failures(outcome)
-    if found.hopeless or (found.gaps and not found.candidates):
+    candidates = [proposal for proposal in found.proposals if isinstance(proposal, Candidate)]
+    if found.hopeless or (found.proposals and not candidates):
         return True
-    rivals = [search.trials.outcomes.get(candidate.key) for candidate in found.candidates]
+    rivals = [search.trials.outcomes.get(candidate.key) for candidate in candidates]
     return outcome.finished and (not rivals or any(o is not None and o.finished for o in rivals))
 
 

@@ -5,180 +5,102 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from bnlint.inputs.guess import LADDERS, Candidate, Guesser
-from bnlint.inputs.repairs import Gap, Repairs, roundest
+from bnlint.inputs.gaps import Closing, Gap
+from bnlint.inputs.guess import LADDERS, Candidate
+from bnlint.inputs.guesser import Guesser
+from bnlint.inputs.messages import from_message
+from bnlint.inputs.repairs import Repairs, sequence_first
 from bnlint.inputs.trial import ENOUGH, Outcome, Trials
 
-TRIES = 60
-ASPECT = 8  # of maps that are not square
-PATIENCE = 20  # tries without progress
+MANY = 3  # failures from which on another start is likelier to help than repairs
+PATIENCE = 24  # tries without progress
+Item = Candidate | tuple[Outcome, Gap]
 
 
 class Search:
-    """Best-first: candidates made from the best run so far come first."""
+    """Best-first: what the best run so far suggests comes first."""
 
-    def __init__(self, model: nn.Module, mode: str, batch: int, seed: int, seconds: float = 20.0) -> None:
+    def __init__(self, model: nn.Module, mode: str, batch: int, seed: int) -> None:
         self.guesser = Guesser(model, batch)
         self.repairs = Repairs(self.guesser)
-        self.trials = Trials(model, mode, batch, seed, seconds)
-        self.queue: list[tuple[tuple[int, ...], int, int, Candidate | tuple[Outcome, Gap]]] = []
+        self.trials = Trials(model, mode, batch, seed)
+        self.queue: list[tuple[tuple[int, ...], int, int, Item]] = []
         self.number = itertools.count()
-        self.outcomes: dict[int, Outcome] = {}
-        self.last_progress = 0
+        self.outcomes: list[Outcome] = []
+        self.progress = 0  # number of the try that was the last to improve
         self.closed: set[object] = set()
 
-    def find(self, first: Iterator[Candidate] | None = None) -> Outcome | None:
+    def find(self, first: Iterable[Candidate]) -> Outcome | None:
         """The best run found; None when none could be followed."""
-        for index, candidate in enumerate(first or self.guesser.first()):
-            self._push((0, 1, 1, -1) if index else (0,), index, candidate)
+        for index, candidate in enumerate(first):
+            later = (0, MANY) if self.guesser.required else (2,)
+            self._push(later if index else (0,), index, candidate)
         while self.queue and not self._enough():
             *_, item = heapq.heappop(self.queue)
             outcome = self._try(item) if isinstance(item, Candidate) else self._close(*item)
-            if outcome is not None and not self._done():
+            if outcome is not None:
                 self._expand(outcome)
         return self.best
 
     @property
     def best(self) -> Outcome | None:
         """The run with the fewest failures; a size that only suits a layer on a spatial axis must suit all."""
-        rows = [o for o in self.outcomes.values() if not o.candidate.spatial_only or o.right]
+        rows = [o for o in self.outcomes if not o.candidate.spatial_only or o.right]
         return min(rows, key=lambda o: o.score, default=None)
 
-    def _done(self) -> bool:
-        best = self.best
-        return best is not None and best.right and best.smallest_map >= ENOUGH and not best.doubtful
-
-    @property
-    def in_time(self) -> bool:
-        """False when the budget is used up."""
-        return time.monotonic() < self.trials.deadline and self.trials.count < TRIES
-
     def _enough(self) -> bool:
-        return self._done() or not self.in_time or self.trials.count - self.last_progress > PATIENCE
+        best, tries = self.best, self.trials.count
+        perfect = best is not None and best.right and best.smallest_map >= ENOUGH and not best.doubtful
+        return perfect or self.trials.exhausted or tries - self.progress > PATIENCE
 
     def _try(self, candidate: Candidate) -> Outcome | None:
-        if candidate.key in self.trials.outcomes:
-            return None
-        outcome = self.trials.run(candidate)
+        """Runs a candidate, once."""
+        if candidate.key in self.trials.outcomes or self._enough():
+            return self.trials.outcomes.get(candidate.key)
+        before, outcome = self.best, self.trials.run(candidate)
         if outcome is not None:
-            self.note(outcome)
+            self.outcomes.append(outcome)
+            if before is None or outcome.score < before.score:
+                self.progress = self.trials.count
         return outcome
 
-    def note(self, outcome: Outcome) -> None:
-        """Remembers a run."""
-        before = self.best
-        self.outcomes[id(outcome)] = outcome
-        if before is None or outcome.score < before.score:
-            self.last_progress = self.trials.count
+    def _close(self, outcome: Outcome, gap: Gap) -> Outcome | None:
+        """The run with the size that closes a gap, if there is one."""
+        if gap.key in self.closed:
+            return None
+        self.closed.add(gap.key)
+        return Closing(gap, outcome, self._try).close()
 
-    def _push(self, score: tuple[int, ...], order: int, item: Candidate | tuple[Outcome, Gap]) -> None:
+    def _push(self, score: tuple[int, ...], order: int, item: Item) -> None:
         if not isinstance(item, Candidate) or item.key not in self.trials.outcomes:
             heapq.heappush(self.queue, (score, order, next(self.number), item))
 
     def _expand(self, outcome: Outcome) -> None:
-        """Queues what the run suggests."""
+        """Queues what the run suggests: repairs, then usual sizes, then what a message hints at."""
         score, found = outcome.score, self.repairs.of_failures(outcome)
-        for candidate in found.candidates:
-            self._push(score, 0, candidate)
-        for candidate in self.repairs.of_end(outcome):
+        for proposal in found.proposals:
+            self._push(score, 0, proposal if isinstance(proposal, Candidate) else (outcome, proposal))
+        if outcome.right and outcome.swapped_layout:
+            self._push(score, 1, sequence_first(outcome.candidate))
+        for candidate in from_message(outcome, self.guesser):
             self._push(score, 3 if outcome.graph.op_count else 1, candidate)
-        gaps = [gap for gap in found.gaps if not (gap.spatial_only and found.hopeless)]
-        for gap in gaps:
-            self._push(score, 1, (outcome, gap))
-        if not outcome.failures or not outcome.finished or gaps or found.small:
-            for candidate in _ladders(outcome.candidate):
-                self._push((score[0], score[1] + 1, *score[2:]), 2, candidate)
-
-    # -- sizes -----------------------------------------------------------------------------------------------------
-
-    def _close(self, outcome: Outcome, gap: Gap) -> Outcome | None:
-        """Looks for the size of the input at which an axis comes out as long as needed; it grows with the input."""
-        if gap.key in self.closed:
-            return None
-        self.closed.add(gap.key)
-        sides = _Sides(self, outcome, gap)
-        return sides.square() or sides.oblong()
+        if found.sized or not outcome.failures or not outcome.finished:
+            later = (score[0], score[1] + outcome.finished, *score[2:])
+            for candidate in _ladders(outcome.candidate, found.small):
+                self._push(later, 2, candidate)
 
 
-class _Sides:
-    """Bisection for one gap: every run tells how long the axis comes out for one more size of the input."""
-
-    def __init__(self, search: Search, outcome: Outcome, gap: Gap) -> None:
-        self.search, self.gap = search, gap
-        self.base = replace(outcome.candidate, spatial_only=outcome.candidate.spatial_only or gap.spatial_only)
-        self.known: dict[int, tuple[int, ...]] = {}  # size of the input → sides of the map
-        self.start, self.count = gap.start(self.base)
-        self.known[self.start] = gap.sides
-
-    def square(self) -> Outcome | None:
-        """The run in which the whole axis is as long as needed, with equal sides of the input."""
-        low, high, size = 0, self.gap.largest + 1, self.start
-        observed = self.gap.observed
-        for _ in range(16):
-            if observed < self.gap.needed:
-                low = max(low, size)
-            else:
-                high = min(high, size)
-            if high - low < 2:
-                return None
-            size = self.gap.next_size(low, high, size, observed)
-            outcome, observed = self._observe((size,) * self.count)
-            if observed == self.gap.needed:
-                return outcome
-        return None
-
-    def oblong(self) -> Outcome | None:
-        """The same with a map that is not square: the side lengths whose product is needed, nearly equal first."""
-        if len(self.gap.sides) != 2 or self.count != 2:
-            return None
-        area = math.prod(self.gap.sides)
-        needed, rest = divmod(self.gap.needed * area, self.gap.observed)
-        if rest or (area % max(1, self.gap.observed) and self.gap.observed % area):
-            return None
-        for short in range(math.isqrt(needed), 0, -1):
-            if needed % short == 0 and needed // short <= ASPECT * short:
-                sizes = (self._size_for(short), self._size_for(needed // short))
-                if None not in sizes:
-                    outcome, observed = self._observe((sizes[0] or 0, sizes[1] or 0))
-                    if observed == self.gap.needed:
-                        return outcome
-        return None
-
-    def _size_for(self, side: int) -> int | None:
-        """The size of the input at which a side of the map has this length."""
-        low, high = 0, self.gap.largest + 1
-        for _ in range(12):
-            for size, sides in self.known.items():
-                if sides and sides[0] == side:
-                    return size
-                low, high = (max(low, size), high) if not sides or sides[0] < side else (low, min(high, size))
-            if high - low < 2:
-                return None
-            near = self.known.get(low) or (1,)
-            self._observe((roundest(self.gap.ladder, low, high, max(1, low) * side / near[0]),) * 2)
-        return None
-
-    def _observe(self, sizes: tuple[int, ...]) -> tuple[Outcome | None, int]:
-        """The run with these sizes, and how long the axis came out; 0 when it did not come so far."""
-        candidate = self.gap.apply(self.base, sizes)
-        outcome = self.search.trials.run(candidate) if self.search.in_time else None
-        if outcome is None:
-            return None, 0
-        self.search.note(outcome)
-        observed, sides = self.gap.measure(outcome)
-        if len(set(sizes)) == 1:
-            self.known[sizes[0]] = sides
-        return outcome, observed
-
-
-def _ladders(candidate: Candidate) -> Iterator[Candidate]:
-    """The same with every other size of the ladders."""
+def _ladders(candidate: Candidate, times: float) -> Iterator[Candidate]:
+    """The same with every other usual size; when it must be so many times larger, the nearest to that first."""
     for ladder in dict.fromkeys(g.ladder for g in candidate.guesses.values() if g.free):
-        for size in LADDERS.get(ladder, ()):
+        sizes = LADDERS.get(ladder, ())
+        if times:
+            present = max(g.shape[a] for g in candidate.guesses.values() if g.ladder == ladder for a in g.free)
+            larger = (size for size in sizes if size > present)
+            sizes = tuple(sorted(larger, key=lambda size: abs(math.log(size / (present * times)))))
+        for size in sizes:
             yield candidate.scaled(ladder, size)

@@ -18,6 +18,7 @@ INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 DTYPES = (*FLOATS, *INTEGERS, "bool", "complex64", "complex128")
 _ALIASES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32"}
 _FORMS = "write 8x3x32x32, float32[8,3,32,32] or int64[8,128]<1000, with name= in front for a keyword argument"
+_DIGITS = 18  # of a number that a tensor can be asked for
 _NAME = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)(.*)", re.DOTALL)
 _TENSOR = re.compile(r"([A-Za-z]\w*)\s*\[([^\]]*)\]\s*(?:<\s*(\S+))?")
 _SHORT = re.compile(r"(\d+(?:x\d+)*)(?:\s*<\s*(\S+))?")
@@ -125,6 +126,8 @@ def _dtype(name: str, text: str) -> str:
 
 
 def _sizes(rows: Sequence[str], text: str) -> tuple[int, ...]:
+    if any(len(row) > _DIGITS for row in rows):
+        raise InputError(f"the input `{text[:40]}…` has a size that is too large", help=_FORMS)
     if not all(row.isascii() and row.isdigit() and int(row) > 0 for row in rows):
         raise InputError(f"the input `{text}` has a size that is not a positive whole number", help=_FORMS)
     return tuple(map(int, rows))
@@ -133,7 +136,7 @@ def _sizes(rows: Sequence[str], text: str) -> tuple[int, ...]:
 def _high(row: str | None, text: str) -> int | None:
     if row is None:
         return None
-    if not (row.isascii() and row.isdigit() and int(row) > 0):
+    if not (row.isascii() and row.isdigit() and len(row) <= _DIGITS and int(row) > 0):
         raise InputError(f"the bound `<{row}` of the input `{text}` is not a positive whole number", help=_FORMS)
     return int(row)
 

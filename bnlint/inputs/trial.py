@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
+import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,15 +15,24 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from bnlint.failure import out_of_memory
 from bnlint.graph.axes import holds_batch
+from bnlint.graph.fake import Unfollowable
+from bnlint.graph.lazy import copied, has_lazy_layers
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind, op_name
-from bnlint.graph.record import Recording, Unfollowable, record
+from bnlint.graph.record import Recording, record
 from bnlint.graph.untouched import training_mode, untouched
+from bnlint.inputs.ending import write_last_op
 from bnlint.inputs.guess import Candidate, Guess, Path, build
 from bnlint.inputs.values import Inputs, model_dtype, parameters_of
+from bnlint.inputs.wants import batch_first
 
 NORMS_ON_MAPS = ("BatchNorm", "InstanceNorm", "GroupNorm", "SyncBatchNorm")
+TRIES, OPS = 60, 20_000  # the work to spend, counted so that a busy machine does not change the result
+SECONDS = 60.0  # and for the worst
+LARGEST = 1 << 27  # numbers in the tensors of a candidate
+PATIENT = 15.0  # seconds that any trial may take
 ENOUGH = 4  # the smallest feature map that is worth looking at
 
 
@@ -119,7 +128,20 @@ class Outcome:
         """True when the run may fit by accident: an axis as long as the batch, or attention along the batch."""
         products = self.graph.of_kind(Kind.MATMUL) if len(self.candidate.guesses) == 1 else []
         axes = map(self.graph.axes, products)
-        return self.candidate.doubtful or any(len(a) >= 2 and all(map(holds_batch, a[-2:])) for a in axes)
+        along = any(len(a) >= 2 and all(map(holds_batch, a[-2:])) for a in axes)
+        return self.candidate.doubtful or along or self.swapped_layout
+
+    @cached_property
+    def swapped_layout(self) -> bool:
+        """True when ids with the batch in front reach a layer that takes the sequence in front."""
+        if not any(guess.whole and guess.batch == 0 for guess in self.candidate.guesses.values()):
+            return False
+        shapes = [
+            self.graph.shape(node.all_input_nodes[0])
+            for node in self.graph.of_kind(Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER)
+            if (layer := self.graph.module(node)) is not None and not batch_first(layer)
+        ]
+        return any(len(shape) == 3 and shape[0] == self.batch != shape[1] for shape in shapes)
 
     def _from_input(self, node: fx.Node) -> bool:
         seen, todo = set(), [node]
@@ -133,15 +155,22 @@ class Outcome:
         return False
 
 
+class _TooSlow(BaseException):
+    """Ends a trial; not an Exception, so that the model's own handlers let it pass."""
+
+
 class Trials:
     """Runs candidates against one model, on fake tensors as long as these can follow it."""
 
-    def __init__(self, model: nn.Module, mode: str, batch: int, seed: int, seconds: float) -> None:
+    def __init__(self, model: nn.Module, mode: str, batch: int, seed: int) -> None:
         self.model, self.mode, self.batch, self.seed = model, mode, batch, seed
         self.parameters = {p.name: p for p in parameters_of(model)}
-        self.lazy = any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in model.modules())
-        self.fake = not self.lazy
-        self.deadline = time.monotonic() + seconds
+        self.lazy = has_lazy_layers(model)
+        scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())  # keeps fake constants for good
+        self.fake = not self.lazy and not scripted
+        self.deadline = time.monotonic() + SECONDS
+        self.longest = math.inf  # seconds that a trial may take: set by the first
+        self.ops = 0  # recorded in all trials
         self.outcomes: dict[Any, Outcome | None] = {}
 
     @property
@@ -149,12 +178,29 @@ class Trials:
         """Candidates tried so far."""
         return len(self.outcomes)
 
+    @property
+    def exhausted(self) -> bool:
+        """True when enough work was spent."""
+        return self.count >= TRIES or self.ops >= OPS or time.monotonic() > self.deadline
+
     def run(self, candidate: Candidate) -> Outcome | None:
-        """Tries a candidate once; None when even real tensors cannot follow."""
+        """Tries a candidate once; None when even real tensors cannot follow, or when it takes too long."""
         key = candidate.key
         if key not in self.outcomes:
-            self.outcomes[key] = self._run(candidate)
+            start = time.monotonic()
+            self.outcomes[key] = self._within_memory(candidate) if candidate.count <= LARGEST else None
+            outcome = self.outcomes[key]
+            self.ops += outcome.graph.op_count if outcome is not None else 0
+            self.longest = min(self.longest, max(PATIENT, 3 * (time.monotonic() - start)))
         return self.outcomes[key]
+
+    def _within_memory(self, candidate: Candidate) -> Outcome | None:
+        try:
+            return self._run(candidate)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if out_of_memory(error) and self.outcomes:  # for this candidate, not for every one
+                return None
+            raise
 
     def accepts(self, inputs: Inputs) -> bool:
         """True when the model runs on these without an error."""
@@ -178,7 +224,7 @@ class Trials:
         except Unfollowable:
             return None
 
-    def _record(self, candidate: Candidate, *, fake: bool) -> Outcome:
+    def _record(self, candidate: Candidate, *, fake: bool) -> Outcome | None:
         batch = self.batch if candidate.batch is None else candidate.batch
         batch = batch if fake or batch != self.batch else min(2, batch)
         generator = torch.Generator().manual_seed(self.seed)
@@ -192,21 +238,32 @@ class Trials:
             return spec.make(generator, dtype).to(device)
 
         args, kwargs = build(candidate, self.parameters, make)
-        model = lazy_copy(self.model) if self.lazy else self.model
+        model = copied(self.model) if self.lazy else self.model
         with _quiet(), untouched(model, values=not fake), training_mode(model, self.mode == "train"):
-            recording = record(model, args, kwargs, fake=fake)
-        return Outcome(candidate, recording, Graph(recording, model), batch, self.parameters)
+            try:
+                recording = record(model, args, kwargs, fake=fake, observer=self._clock())
+            except _TooSlow:
+                return None
+        try:
+            write_last_op(recording)
+            graph = Graph(recording, model)
+        except (ArithmeticError, LookupError, ValueError):  # a candidate so wrong that axes of size 0 came out
+            return None
+        return Outcome(candidate, recording, graph, batch, self.parameters)
+
+    def _clock(self) -> Callable[[fx.Node, Any], None]:
+        end = time.monotonic() + self.longest
+
+        def check(node: fx.Node, output: Any) -> None:
+            if time.monotonic() > end:
+                raise _TooSlow
+
+        return check
 
 
 def _is_floating(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return not isinstance(value, torch.Tensor) or value.is_floating_point()
-
-
-def lazy_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model whose lazy layers have no parameters yet; `copy.deepcopy` cannot copy lazy buffers."""
-    lazy = [b for b in model.buffers() if isinstance(b, nn.parameter.UninitializedBuffer)]
-    return copy.deepcopy(model, {id(b): nn.parameter.UninitializedBuffer(device=b.device, dtype=b.dtype) for b in lazy})
 
 
 @contextlib.contextmanager

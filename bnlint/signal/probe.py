@@ -6,43 +6,38 @@ device as soon as a value exists, kept there as a few numbers, and copied to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import fx, nn
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
-from bnlint.graph.axes import Role, holds_batch, roles
-from bnlint.graph.model import LAYERS, SHAPE_ONLY, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
-from bnlint.graph.ops import Kind, op_name
 from bnlint.graph.record import Recording, record
+from bnlint.signal.device import ProbeError, find_device, find_dtype
 from bnlint.signal.loss import LossError, gradients_of_outputs
-from bnlint.signal.statistics import Layout, NodeStats, extremes, measurable, moments, norm, summary
+from bnlint.signal.statistics import NodeStats, extremes, measurable, norm
+from bnlint.signal.watch import Watch, to_host
 
 if TYPE_CHECKING:
     from bnlint.inputs import Inputs
 
-# Views and selections make no new values; neither does the `empty` family, whose values mean nothing.
-_NO_VALUES = SHAPE_ONLY | {Kind.SPLIT, Kind.CONSTANT, Kind.OUTPUT}
-_CASTS = frozenset(("to", "type", "half", "bfloat16", "float", "double", "nan_to_num", "type_as"))
-_UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new", "resize", "resize_as", "set"))
-_MEASURED = LAYERS | {
-    *(Kind.NORM, Kind.ACTIVATION, Kind.ADD, Kind.MUL, Kind.POOL, Kind.RESIZE, Kind.REDUCE, Kind.CAT, Kind.EMBEDDING),
-    *(Kind.MATMUL, Kind.PAD, Kind.SHUFFLE, Kind.INPUT),
-}
-_GRADIENTS = LAYERS | {Kind.NORM, Kind.ADD}
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-
 
 @dataclass(frozen=True)
 class ParameterStats:
-    """Norms of one parameter and of its gradient; `gradient` is None where none arrived."""
+    """Norms of one parameter and of its gradient; `gradient` is None where none arrived.
+
+    `finite` says whether every entry of the gradient is: its norm may overflow although they are.
+    """
 
     norm: float
     gradient: float | None
+    finite: bool
     trainable: bool
 
 
@@ -57,10 +52,6 @@ class ProbeFacts:
     parameters: dict[str, ParameterStats] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failed: str | None = None  # why the forward pass did not run or stopped
-
-
-class ProbeError(Exception):
-    """Why the probe cannot run; the message is one sentence for people."""
 
 
 def probe(
@@ -80,7 +71,7 @@ def probe(
     (`untouched(model, values=True)`).
     """
     facts = ProbeFacts(device)
-    watch = _Watch(graph, backward)
+    watch = Watch(graph, backward)
     try:
         facts.device = str(find_device(device))
         with _quiet_dropout(model), _own_gradients(model):
@@ -93,34 +84,10 @@ def probe(
     return facts
 
 
-def find_device(text: str) -> torch.device:
-    """The device a name stands for; `auto` is the accelerator where there is one. Raises ProbeError."""
-    available = _available()
-    if text == "auto":
-        return torch.device(available[-1])
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in available:
-        raise ProbeError(f"device `{text}` is not available here; available: {', '.join(available)}")
-    return device
-
-
-def _available() -> list[str]:
-    """The device types of this machine, the accelerator last."""
-    if hasattr(torch, "accelerator"):  # torch 2.6
-        accelerator = torch.accelerator.current_accelerator()
-        name = accelerator.type if accelerator is not None and torch.accelerator.is_available() else None
-    else:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    return ["cpu", name] if name else ["cpu"]
-
-
 def _run(
     model: nn.Module,
     inputs: Inputs,
-    watch: _Watch,
+    watch: Watch,
     facts: ProbeFacts,
     *,
     dtype: str | None,
@@ -129,7 +96,7 @@ def _run(
     backward: bool,
 ) -> None:
     device = torch.device(facts.device)
-    wanted = _dtype(dtype)
+    wanted = find_dtype(dtype)
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
         to = wanted if tensor.dtype.is_floating_point else None
@@ -144,11 +111,15 @@ def _run(
         recording = record(model, args, kwargs, fake=False, repair=False, observer=watch)
         if recording.error is not None:
             raise recording.error
+        if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
+            raise ProbeError(
+                "the model keeps tensors of the recording run in a cache of its own and goes on using them"
+            )
     if backward:
         _backward(recording, watch, facts, loss, seed)
 
 
-def _backward(recording: Recording, watch: _Watch, facts: ProbeFacts, loss: str | None, seed: int) -> None:
+def _backward(recording: Recording, watch: Watch, facts: ProbeFacts, loss: str | None, seed: int) -> None:
     """Runs the backward pass; when it fails the forward facts still stand."""
     try:
         with _explained("the backward pass", facts.device):
@@ -159,144 +130,26 @@ def _backward(recording: Recording, watch: _Watch, facts: ProbeFacts, loss: str 
         facts.notes.append(f"no gradients: {error}")
 
 
-class _Watch:
-    """The observer of the run: reduces what matters and remembers where it belongs."""
-
-    def __init__(self, graph: Graph, backward: bool) -> None:
-        self.graph, self.backward = graph, backward
-        self.matcher = _Matcher(graph)
-        self.numbers: dict[str, list[torch.Tensor]] = {}
-        self.layouts: dict[str, Layout] = {}
-        self.gradients: dict[str, torch.Tensor] = {}
-
-    def __call__(self, ran: fx.Node, output: Any) -> None:
-        node = self.matcher.match(ran)
-        value = next((t for _, t in tensors(output) if measurable(t)), None)
-        if node is None or value is None or not _has_values(self.graph, node):
-            return
-        with torch.no_grad():
-            numbers = extremes(value)
-            if self.graph.kind(node) in _MEASURED:
-                found, self.layouts[node.name] = moments(value, *_batch_and_channel(self.graph, node, value))
-                numbers += found
-        self.numbers[node.name] = numbers
-        if self.backward and value.requires_grad and self.graph.kind(node) in _GRADIENTS:
-            value.register_hook(self._keeper(node.name))  # type: ignore[no-untyped-call]
-
-    def _keeper(self, name: str) -> Callable[[torch.Tensor], None]:
-        def keep(gradient: torch.Tensor) -> None:
-            with torch.no_grad():
-                self.gradients[name] = norm(gradient)
-
-        return keep
-
-    def fetch(self) -> dict[str, NodeStats]:
-        """Copies everything to the host."""
-        rows = _to_host(self.numbers)
-        norms = _to_host({name: [value] for name, value in self.gradients.items()})
-        found: dict[str, NodeStats] = {}
-        for name, numbers in rows.items():
-            found[name] = summary(numbers, self.layouts.get(name))
-            found[name].gradient = norms[name][0] if name in norms else None
-        return found
-
-    def output_axes(self) -> dict[tuple[int, ...], int]:
-        """Which axis holds the classes or features, by the shape of an output."""
-        nodes = self.graph.outputs
-        found = {
-            self.graph.shape(n): _batch_and_channel(self.graph, n, n.meta["val"])[1]
-            for n in nodes
-            if self.graph.shape(n)
-        }
-        return {shape: axis for shape, axis in found.items() if axis is not None}
-
-    def notes(self) -> list[str]:
-        """What the reader should know about this run."""
-        lost = self.matcher.unmatched
-        if not lost:
-            return []
-        return [
-            f"the probe's run took another way through the model than the recorded one: {lost} ops were not measured"
-        ]
-
-
-class _Matcher:
-    """Finds the static graph's node for each op of a real run: by name, else by module path, op and count."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.by_name = {node.name: node for node in graph.nodes}
-        self.by_key: dict[Any, list[fx.Node]] = {}
-        for node in graph.nodes:
-            self.by_key.setdefault(_key(node), []).append(node)
-        self.taken: set[fx.Node] = set()
-        self.unmatched = 0
-
-    def match(self, ran: fx.Node) -> fx.Node | None:
-        """The static node, None when the run has left the recorded path here."""
-        node = self.by_name.get(ran.name)
-        if node is None or _key(node) != _key(ran) or node in self.taken:
-            node = next((n for n in self.by_key.get(_key(ran), ()) if n not in self.taken), None)
-        if node is None:
-            self.unmatched += 1
-            return None
-        self.taken.add(node)
-        return node
-
-
-def _key(node: fx.Node) -> tuple[Any, ...]:
-    return node.op, node.target, node.meta.get("path")
-
-
-def _has_values(graph: Graph, node: fx.Node) -> bool:
-    name, kind = op_name(node), graph.kind(node)
-    if kind is Kind.SAME:
-        return name in _CASTS
-    if kind is Kind.INDEX:
-        return name == "setitem"
-    return kind not in _NO_VALUES and name not in _UNWRITTEN
-
-
-def _batch_and_channel(graph: Graph, node: fx.Node, value: torch.Tensor) -> tuple[int | None, int | None]:
-    """Which axes count samples and channels; the layer itself says where its channels are, else their origin does."""
-    axes = graph.axes(node) if len(graph.axes(node)) == value.ndim else ()
-    batch = next((d for d, axis in enumerate(axes) if holds_batch(axis)), 0 if value.ndim else None)
-    module, kind = graph.module(node), graph.kind(node)
-    channel: int | None = None
-    if isinstance(module, _CHANNELS_FIRST) or kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
-        channel = 1 if value.ndim > 1 else None
-    elif kind in LAYERS or kind is Kind.EMBEDDING or isinstance(module, nn.LayerNorm):
-        channel = value.ndim - 1
-    else:
-        made = [d for d, axis in enumerate(axes) if Role.CHANNEL in roles(axis)]
-        channel = made[-1] if len(made) == 1 else None
-    return batch, channel if channel != batch else None
-
-
 def _parameter_stats(model: nn.Module) -> dict[str, ParameterStats]:
     found: dict[int, tuple[nn.Parameter, list[str]]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if measurable(parameter):
             found.setdefault(id(parameter), (parameter, []))[1].append(name)
-    weights = _to_host({str(key): [norm(p)] for key, (p, _) in found.items()})
-    gradients = _to_host(
-        {str(key): [norm(p.grad)] for key, (p, _) in found.items() if p.grad is not None and measurable(p.grad)}
-    )
+    rows: dict[str, list[torch.Tensor]] = {}
+    for parameter, (name, *_) in found.values():
+        gradient = parameter.grad if measurable(parameter.grad) else None
+        rows[name] = [norm(parameter), *([norm(gradient), *extremes(gradient)] if gradient is not None else [])]
+    numbers = to_host(rows)
     return {
-        name: ParameterStats(weights[str(key)][0], gradients.get(str(key), [None])[0], parameter.requires_grad)
-        for key, (parameter, names) in found.items()
+        name: _parameter(numbers[names[0]], trainable=parameter.requires_grad)
+        for parameter, names in found.values()
         for name in names
     }
 
 
-def _to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
-    """Numbers that lie on a device, each row a list of scalars, in one copy per device."""
-    flat = [number for row in rows.values() for number in row]
-    if not flat:
-        return {}
-    device = flat[-1].device
-    exact = torch.float64 if device.type == "cpu" else torch.float32
-    values = iter(torch.stack([number.to(device=device, dtype=exact) for number in flat]).tolist())
-    return {name: [next(values) for _ in row] for name, row in rows.items()}
+def _parameter(numbers: list[float], *, trainable: bool) -> ParameterStats:
+    weight, *gradient = numbers
+    return ParameterStats(weight, gradient[0] if gradient else None, all(map(math.isfinite, gradient[1:])), trainable)
 
 
 @contextmanager
@@ -341,8 +194,4 @@ def _explained(doing: str, device: str) -> Iterator[None]:
         raise ProbeError(f"{doing} fails on `{device}`: {type(error).__name__}: {first}") from None
 
 
-def _dtype(text: str | None) -> torch.dtype | None:
-    found = getattr(torch, text, None) if text else None
-    if text and not isinstance(found, torch.dtype):
-        raise ProbeError(f"`{text}` is no dtype; use float32, float16, bfloat16 or float64")
-    return found
+__all__ = ["ParameterStats", "ProbeError", "ProbeFacts", "find_device", "probe"]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
@@ -49,7 +51,7 @@ class Layout:
     channels: int
 
 
-def measurable(value: object) -> bool:
+def measurable(value: object) -> TypeGuard[torch.Tensor]:
     """True for a dense tensor of floating-point numbers with at least one element and data of its own."""
     return (
         isinstance(value, torch.Tensor)
@@ -57,6 +59,7 @@ def measurable(value: object) -> bool:
         and value.layout is torch.strided
         and value.numel() > 0
         and value.device.type != "meta"
+        and not isinstance(value, FakeTensor)
         and not torch._C._functorch.is_functorch_wrapped_tensor(value)  # inside vmap it has no values of its own
     )
 

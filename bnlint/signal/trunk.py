@@ -18,14 +18,14 @@ from bnlint.graph.ops import Kind, op_name
 from bnlint.signal.statistics import NodeStats
 
 _MAX_ENDS = 8  # inputs and outputs considered
-_FLOOR = 1e-30  # stands for zero in logarithms, its inverse for infinity
+_FLOOR = 1e-30  # stands for a ratio of zero in logarithms, its inverse for an infinite ratio
 # After these the scale is a new one, or the values are no longer the same kind of signal.
 _RESETS = frozenset(
     (Kind.NORM, Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER, Kind.EMBEDDING, Kind.SOFTMAX, Kind.OTHER, Kind.STACK)
 )
 _SCALE_FREE = frozenset(("rsqrt", "std", "var", "var_mean", "std_mean", "norm", "vector_norm", "normalize"))
 # These average or copy positions: the change of spread they make is not the weights' doing.
-_RESAMPLING = frozenset((Kind.POOL, Kind.REDUCE, Kind.RESIZE, Kind.PAD, Kind.SHUFFLE, Kind.MATMUL))
+RESAMPLING = frozenset((Kind.POOL, Kind.REDUCE, Kind.RESIZE, Kind.PAD, Kind.SHUFFLE, Kind.MATMUL))
 _UNMEASURED = SHAPE_ONLY | {Kind.SPLIT, Kind.INDEX, Kind.CONSTANT, Kind.DROPOUT}
 
 
@@ -46,11 +46,11 @@ class Run:
 
     def gradual(self, layers: int = 1, limit: float = 0.6) -> bool:
         """True when at least `layers` layers change the signal in the same direction and none does most of it alone."""
-        logs = [math.log(min(max(point.ratio, _FLOOR), 1 / _FLOOR)) for point in self.points]
+        logs = [math.log(max(point.ratio, _FLOOR)) for point in self.points]
         total = logs[-1] - logs[0]
         steps = [b - a for a, b in pairwise(logs)]
         along = sum(step * total > 0 for step in steps)
-        return along >= layers and max(map(abs, steps)) <= limit * abs(total)
+        return along >= layers and max(map(abs, steps), default=0.0) <= limit * abs(total)
 
 
 def trunk(graph: Graph, *, all_outputs: bool = False) -> list[fx.Node]:
@@ -92,8 +92,9 @@ def gradient_runs(graph: Graph, stats: Mapping[str, NodeStats]) -> list[Run]:
             rows.append([])
         elif graph.kind(node) in WEIGHT_LAYERS and not graph.is_last_layer(node):
             found = stats.get(node.name)
-            if found is not None and found.gradient and found.second_moment:
-                rows[-1].append((node, found.gradient * math.sqrt(found.second_moment)))
+            value = (found.gradient or 0.0) * math.sqrt(found.second_moment or 0.0) if found is not None else 0.0
+            if value > 0 and math.isfinite(value):
+                rows[-1].append((node, value))
     return [Run([Point(n, value, value / row[-1][1]) for n, value in row]) for row in rows if row]
 
 
@@ -119,7 +120,7 @@ class _SpreadWalk:
         elif kind in (Kind.ADD, Kind.MUL) and self.linear:
             layer = self.points.pop().node
             self._layer(layer, spread)
-        elif kind in _RESAMPLING:
+        elif kind in RESAMPLING:
             self._resample(spread)
         elif kind is Kind.ACTIVATION:
             self.linear = False
@@ -133,13 +134,13 @@ class _SpreadWalk:
         if not self.points:
             self.reference = spread
         if self.reference > 0 and math.isfinite(self.reference):
-            self.points.append(Point(node, spread, spread / self.reference))
+            self.points.append(Point(node, spread, min(spread / self.reference, 1 / _FLOOR)))
             self.linear = True
 
     def _is_zero(self, node: fx.Node, spread: float) -> bool:
         """A layer whose weights are zero starts so on purpose, or is a matter of its weights, not of the signal."""
-        weight = self.graph.weight(node)
-        return spread == 0 and weight is not None and not bool(weight[1].any())
+        weight = getattr(self.graph.module(node), "weight", None)
+        return spread == 0 and weight is not None and not bool(weight.any())
 
     def _resample(self, spread: float | None) -> None:
         if self.points and spread and self.last:

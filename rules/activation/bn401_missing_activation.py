@@ -53,8 +53,9 @@ class MissingActivation(Rule):
     ```
 
     Known limits: pairs that are linear by design are not reported: low-rank and bottleneck pairs (the middle is
-    narrower than both ends), depthwise-separable and other grouped convs, factorised kernels (1xk then kx1),
-    transposed convs, a Linear that is reshaped into a map for a conv, outputs that more than one layer reads.
+    narrower than both ends), a Linear without bias before another, depthwise-separable and other grouped convs,
+    factorised kernels (1xk then kx1), transposed convs, patch embeddings, the output projection of attention, a Linear
+    that is reshaped into a map for a conv, outputs that more than one layer reads.
 
     References: Goodfellow, Bengio & Courville 2016, Deep Learning, section 6.1; github.com/nutonomy/nuscenes-devkit
     issue 728, a real case; Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381), for linear bottlenecks by design.
@@ -88,11 +89,21 @@ class MissingActivation(Rule):
             )
 
 
+def _name(graph: Graph, node: fx.Node) -> str:
+    """The layer's path; of a function the path of the module that holds its weight."""
+    found = graph.weight(node)
+    return found[0].rpartition(".")[0] if found is not None else str(node.target)
+
+
 def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool:
     from bnlint.graph.features import mixes_positions
 
     second = path[-1]
-    if first.target == second.target or mixes_positions(graph, first) or _projects_attention(graph, first):
+    if (
+        _name(graph, first) == _name(graph, second)
+        or mixes_positions(graph, first)
+        or _projects_attention(graph, first)
+    ):
         return False
     if not all(_keeps_features(graph, node, second) for node in path[:-1]):
         return False
@@ -103,6 +114,8 @@ def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool
     if middle < min(fan_in, fan_out):
         return False
     if any(_is_grouped(graph, n) for n in (first, second)) or _ends_separable_conv(graph, first):
+        return False
+    if _is_factor(graph, first) or _makes_patches(graph, second):
         return False
     return not _factorised(*(getattr(graph.module(n), "kernel_size", None) for n in (first, second)))
 
@@ -149,7 +162,10 @@ def _takes_maximum(graph: Graph, node: fx.Node) -> bool:
 
 
 def _is_grouped(graph: Graph, node: fx.Node) -> bool:
-    return getattr(graph.module(node), "groups", 1) != 1
+    from bnlint.graph.ops import argument
+
+    module = graph.module(node)
+    return bool(getattr(module, "groups", argument(node, 6, "groups", 1)) != 1)
 
 
 def _ends_separable_conv(graph: Graph, node: fx.Node) -> bool:
@@ -158,8 +174,23 @@ def _ends_separable_conv(graph: Graph, node: fx.Node) -> bool:
     from bnlint.graph.ops import Kind
 
     source = graph.data(node)
-    made = graph.origins(source, LINEAR_OPS | {Kind.ACTIVATION, Kind.MUL}) if source is not None else []
+    made = graph.origins(source, LINEAR_OPS | {Kind.ACTIVATION, Kind.MUL, Kind.ADD}) if source is not None else []
     return graph.kind(node) is Kind.CONV and any(_is_grouped(graph, n) for n in made)
+
+
+def _is_factor(graph: Graph, node: fx.Node) -> bool:
+    """A Linear without bias before another Linear: coefficients of a basis, a matrix written as a product."""
+    from bnlint.graph.ops import Kind
+
+    module = graph.module(node)
+    return graph.kind(node) is Kind.LINEAR and module is not None and getattr(module, "bias", None) is None
+
+
+def _makes_patches(graph: Graph, node: fx.Node) -> bool:
+    """A conv whose stride is its kernel: the projection of patches to tokens."""
+    module = graph.module(node)
+    kernel = getattr(module, "kernel_size", None)
+    return kernel is not None and kernel == getattr(module, "stride", None) and max(kernel) > 1
 
 
 def _factorised(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:

@@ -87,7 +87,7 @@ class ExplodingGradient(Rule):
         assert graph is not None and probe is not None
         if not finite_outputs(graph, probe.stats):
             return
-        bad = [name for name, p in probe.parameters.items() if p.gradient is not None and not math.isfinite(p.gradient)]
+        bad = [name for name, parameter in probe.parameters.items() if not parameter.finite]
         if bad:
             yield self._not_finite(model, bad)
             return

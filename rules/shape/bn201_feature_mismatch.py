@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class FeatureMismatch(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the count every layer declares with the size of the axis it reads, flatten and width bugs aside."""
-        from bnlint.graph.features import declared, flattened, got, mismatched, mixes_positions
+        from bnlint.graph.features import declared, flattened, got, mismatched, mixes_positions, reads_channels_last
 
         graph = model.graph
         assert graph is not None
@@ -77,6 +78,8 @@ class FeatureMismatch(Rule):
                 continue
             if mixes_positions(graph, node) or flattened(graph, node) is not None:
                 continue  # BN202 and BN204 say more
+            if reads_channels_last(graph, node) is not None and model.inputs is not None and not model.inputs.inferred:
+                continue  # BN211 says more
             wanted, size = declared(graph, node), got(graph, node)
             assert wanted is not None
             assert size is not None
@@ -114,9 +117,14 @@ def _made_by(graph: Graph, node: fx.Node) -> str:
 
 def _help(graph: Graph, node: fx.Node, size: int, made: str) -> str:
     from bnlint.graph.features import declared
+    from bnlint.graph.ops import Kind
 
     wanted = declared(graph, node)
     assert wanted is not None
+    source = graph.data(node)
+    shape = graph.shape(source) if source is not None else ()
+    if len(shape) > 2 and wanted.size == math.prod(shape[1:]) and graph.kind(node) is Kind.LINEAR:
+        return "flatten every sample first: `x.flatten(1)`"
     first = (
         f"set `{wanted.attribute}={size}` here"
         if graph.module(node) is not None

@@ -70,13 +70,39 @@ class BatchFolded(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Finds reshapes after which the rows are no longer samples, and never become samples again."""
-        from bnlint.graph.folds import folds_features_into_batch, is_unfolded_later, per_sample
+        from bnlint.graph.folds import (
+            folds_batch_into_features,
+            folds_features_into_batch,
+            impossible_rows,
+            is_unfolded_later,
+            per_sample,
+        )
         from bnlint.graph.ops import Kind
 
         graph = model.graph
         assert graph is not None
         for node in graph.of_kind(Kind.RESHAPE):
             source = graph.data(node)
+            asked = impossible_rows(graph, node)
+            if source is not None and asked is not None and asked[0] is None:
+                shape = graph.shape(source)
+                yield self.finding(
+                    model.place(node),
+                    f"this reshape asks for rows of {asked[1]} features, but a sample of {list(shape)} has "
+                    f"{per_sample(shape)}, and {shape[0]} samples do not divide into such rows",
+                    help=_help(graph, node, per_sample(shape)),
+                    evidence={"shape": list(shape), "features_per_sample": per_sample(shape)},
+                )
+                continue
+            if source is not None and folds_batch_into_features(graph, node):
+                shape = graph.shape(source)
+                yield self.finding(
+                    model.place(node),
+                    f"this reshape makes the {shape[0]} samples of {list(shape)} one: {list(graph.shape(node))}",
+                    help=_help(graph, node, per_sample(shape)),
+                    evidence={"shape": list(shape), "result": list(graph.shape(node))},
+                )
+                continue
             if source is None or not folds_features_into_batch(graph, node) or is_unfolded_later(graph, node):
                 continue
             shape, rows = graph.shape(source), graph.shape(node)

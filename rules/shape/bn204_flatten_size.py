@@ -68,7 +68,7 @@ class FlattenSize(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares `in_features` of every Linear behind a flatten with the size of what was flattened."""
         from bnlint.graph.features import declared, flattened, got, mismatched, mixes_positions
-        from bnlint.graph.folds import folds_features_into_batch
+        from bnlint.graph.folds import folds_batch_into_features, folds_features_into_batch, impossible_rows
         from bnlint.graph.ops import Kind
 
         graph = model.graph
@@ -77,7 +77,7 @@ class FlattenSize(Rule):
             reshape = flattened(graph, node)
             if reshape is None or not mismatched(graph, node) or mixes_positions(graph, node):
                 continue
-            if folds_features_into_batch(graph, reshape):
+            if folds_features_into_batch(graph, reshape) or folds_batch_into_features(graph, reshape):
                 continue  # BN203 names the cause
             wanted, size, source = declared(graph, node), got(graph, node), graph.data(reshape)
             assert wanted is not None
@@ -88,7 +88,23 @@ class FlattenSize(Rule):
                 f"`Linear` takes {wanted.size} features but the flattened input has {size}"
                 f" ({' x '.join(map(str, shape[1:]))})",
                 help=_help(graph, node, shape, wanted.size),
+                note=""
+                if wanted.size % shape[1] == 0
+                else f"no input size gives {wanted.size}: it is not a multiple of the {shape[1]} channels",
                 evidence={"declared": wanted.size, "got": size, "shape": list(shape)},
+            )
+        for node in graph.of_kind(Kind.RESHAPE):
+            asked, source = impossible_rows(graph, node), graph.data(node)
+            if source is None or asked is None or asked[0] != graph.shape(source)[0]:
+                continue
+            shape = graph.shape(source)
+            features = math.prod(shape[1:])
+            yield self.finding(
+                model.place(node),
+                f"this reshape asks for {asked[1]} features per sample but there are {features}"
+                f" ({' x '.join(map(str, shape[1:]))})",
+                help=f"write `x.flatten(1)`, and {features} as `in_features` of the Linear after it",
+                evidence={"declared": asked[1], "got": features, "shape": list(shape)},
             )
 
 

@@ -68,21 +68,36 @@ class NoValidInputSize(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares what every Linear on a spatial axis needs with who made that axis and what others need of it."""
+        from bnlint.graph.constraints import contradict, size_needs
         from bnlint.graph.features import width_needs
 
         graph = model.graph
         assert graph is not None
+        reported = set()
         needs = width_needs(graph)
         for i, need in enumerate(needs):
             reason = _contradiction(need, needs[:i])
             if reason is None:
                 continue
             first, words = reason
+            reported.add(need.node)
             yield self.finding(
                 model.place(need.node),
                 f"no input size satisfies this model: `{need.node.target}` needs width {need.size}, {words}",
                 help="apply both layers to the channels instead (1x1 convolutions); then the width is free",
                 evidence={"needs": {str(n.node.target): n.size for n in (first, need)}},
+            )
+        others = size_needs(graph)
+        for j, later in enumerate(others):
+            before = next((other for other in others[:j] if contradict(graph, other, later)), None)
+            if before is None or later.node in reported:
+                continue
+            yield self.finding(
+                model.place(later.node),
+                f"no input size satisfies this model: `{later.node.target}` needs {later.words()}, "
+                f"`{before.node.target}` needs {before.words()}, and no input gives both",
+                help="pool to a fixed size before each of them (`nn.AdaptiveAvgPool2d`), or change one of the two",
+                evidence={"needs": {str(n.node.target): n.positions for n in (before, later)}},
             )
 
 

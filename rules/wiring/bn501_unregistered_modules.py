@@ -57,7 +57,8 @@ class UnregisteredModules(Rule):
     ```
 
     Known limits: an error is given only for layers that the forward pass really calls with gradients on; a frozen or
-    uncalled module kept in a list (a teacher, an EMA copy) is a known way to leave it out on purpose.
+    uncalled module kept in a list (a teacher, an EMA copy) is a known way to leave it out on purpose. A layer whose
+    parameters are registered in another way, as in an `nn.ParameterList`, is not reported.
 
     References: documentation of `torch.nn.ModuleList`; github.com/pytorch/pytorch issues 8017 and 1053, real cases.
     """

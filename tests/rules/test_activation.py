@@ -45,7 +45,7 @@ def test_missing_activation_is_at_the_second_layer(found):
     ],
 )
 def test_linear_ops_between_change_nothing(found, layers):
-    assert {code for code, _ in found(nn.Sequential(*layers), "4x8")} == {"BN401"}
+    assert {code for code, _ in found(nn.Sequential(*layers), "16x8")} == {"BN401"}
 
 
 def test_convs_in_a_row(found):

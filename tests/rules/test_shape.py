@@ -90,7 +90,7 @@ def test_rank_and_cure(found, norm, shape, cure):
 @pytest.mark.parametrize(
     ("norm", "shape"),
     [
-        (nn.BatchNorm1d(6), "4x6"),
+        (nn.BatchNorm1d(6), "16x6"),
         (nn.BatchNorm1d(6), "4x6x9"),
         (nn.InstanceNorm2d(6), "6x9x9"),
         (nn.LayerNorm(9), "4x6x9x9"),

@@ -1,0 +1,108 @@
+"""Reshapes that cut across axes although the sizes they ask for are those of a permutation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from torch import fx
+
+from bnlint.graph.axes import Atom, Axes, size_of
+from bnlint.graph.batches import sizes_asked
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import Kind
+
+_MOST_ATOMS = 7  # beyond that some order fits nearly every shape
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """A reshape where a permutation was meant: the pieces it starts from, and the order that gives whole axes."""
+
+    node: fx.Node
+    source: fx.Node
+    pieces: tuple[int, ...]  # the source as a row-major list of pieces
+    order: tuple[int, ...]  # the pieces' order after the permutation that was meant
+    sizes: tuple[int, ...]  # the shape that the reshape asks for
+
+
+def regrouped(graph: Graph, node: fx.Node) -> Regrouped | None:
+    """The permutation that a reshape stands in for; None when it only folds or splits axes."""
+    source = graph.data(node)
+    axes = graph.axes(source) if source is not None else ()
+    if graph.kind(node) is not Kind.RESHAPE or source is None or graph.error(node) is not None:
+        return None
+    atoms = [atom for axis in axes for atom in axis]
+    wanted = [size for size in graph.shape(node) if size != 1]
+    if not _known(graph, source, axes) or not 2 <= len(atoms) <= _MOST_ATOMS or len(wanted) < 2:
+        return None
+    if _boundaries([atom.size for atom in atoms]).issuperset(_boundaries(wanted)):
+        return None  # every piece stays whole
+    order = next(_orders(atoms, wanted, tuple(range(len(atoms)))), None)
+    if order is None:
+        return None
+    return Regrouped(node, source, tuple(a.size for a in atoms), order, graph.shape(node))
+
+
+def confirmed(found: Regrouped, variant: Graph | None, *, literals: bool = False) -> bool:
+    """True unless the same reshape in another recording is no permutation: then the sizes agreed by chance.
+
+    With `literals`, sizes that are written as constants say nothing: they do not follow the input.
+    """
+    if variant is None:
+        return True
+    node = next((n for n in variant.nodes if n.name == found.node.name), None)
+    if node is None or variant.kind(node) is not Kind.RESHAPE or variant.error(node) is not None:
+        return True
+    if literals and sizes_asked(node) and sizes_asked(node) == sizes_asked(found.node):
+        return True
+    return regrouped(variant, node) is not None
+
+
+def undone(graph: Graph, found: Regrouped) -> bool:
+    """True when all that happens before the axes are put back is elementwise."""
+    through = frozenset((Kind.SAME, Kind.ACTIVATION, Kind.DROPOUT))
+    readers = graph.destinations(found.node, through)
+    shape = graph.shape(found.source)
+    return bool(readers) and all(graph.kind(n) is Kind.RESHAPE and graph.shape(n) == shape for n in readers)
+
+
+def _known(graph: Graph, source: fx.Node, axes: Axes) -> bool:
+    whole = all(size_of(axis) == size for axis, size in zip(axes, graph.shape(source), strict=False))
+    return whole and not any(atom.mixed or o.guessed for axis in axes for atom in axis for o in atom.origins)
+
+
+def _boundaries(sizes: Sequence[int]) -> set[int]:
+    """The places where one axis ends, as products of the sizes from the right."""
+    found, product = set(), 1
+    for size in reversed(sizes):
+        product *= size
+        found.add(product)
+    return found
+
+
+def _orders(atoms: list[Atom], wanted: Sequence[int], left: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Orders of the atoms that give the wanted sizes with every atom whole, and pieces of one axis side by side."""
+    if not wanted:
+        if not left:
+            yield ()
+        return
+    for count in range(1, len(left) + 1):
+        for taken in combinations(left, count):
+            product = 1
+            for i in taken:
+                product *= atoms[i].size
+            if product == wanted[0] and _natural([atoms[i] for i in taken]):
+                rest = tuple(i for i in left if i not in taken)
+                for tail in _orders(atoms, wanted[1:], rest):
+                    yield (*taken, *tail)
+
+
+def _natural(group: list[Atom]) -> bool:
+    """True when pieces of one origin that meet in a group follow each other, none of another origin between."""
+    origins = [atom.origin for atom in group]
+    return all(o not in origins[:i] or origins[i - 1] is o for i, o in enumerate(origins))
+
+
+__all__ = ["Regrouped", "confirmed", "regrouped", "undone"]

@@ -1,0 +1,53 @@
+"""What the text of the model's own classes says, method by method; nothing of it is run."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from bnlint.graph.frames import Owner, owner
+from bnlint.graph.syntax import ClassText, class_text
+
+
+@dataclass(frozen=True)
+class UserClass:
+    """A class of the model with source, the paths of its instances, and its text."""
+
+    cls: type[nn.Module]
+    paths: tuple[str, ...]
+    text: ClassText
+
+    def methods(self) -> Iterator[ast.FunctionDef]:
+        """The functions in the class body."""
+        return (node for node in self.text.node.body if isinstance(node, ast.FunctionDef))
+
+    def named(self, expression: ast.expr) -> object:
+        """What a dotted name stands for in the module that defines the class; None when it is no such thing."""
+        if isinstance(expression, ast.Name):
+            return getattr(sys.modules.get(self.cls.__module__), expression.id, None)
+        if isinstance(expression, ast.Attribute):
+            return getattr(self.named(expression.value), expression.attr, None)
+        return None
+
+
+def user_classes(model: nn.Module) -> Iterator[UserClass]:
+    """The classes of the model's modules, bases included, that the user and not a package wrote."""
+    paths: dict[type[nn.Module], list[str]] = {}
+    for path, module in model.named_modules():
+        for base in type(module).__mro__:
+            if issubclass(base, nn.Module) and not base.__module__.startswith("torch."):
+                paths.setdefault(base, []).append(path)
+    for cls, found in paths.items():
+        text = class_text(cls)
+        if text is not None and owner(text.filename) == Owner.USER:
+            yield UserClass(cls, tuple(found), text)
+
+
+def self_attribute(node: ast.AST) -> str | None:
+    """`x` for `self.x`."""
+    is_self = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    return node.attr if is_self and isinstance(node, ast.Attribute) else None

@@ -1,0 +1,156 @@
+"""The observer of a run: reduces every value that matters to a few numbers and knows which node they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bnlint.graph.axes import Role, holds_batch, roles
+from bnlint.graph.model import LAYERS, SHAPE_ONLY, Graph
+from bnlint.graph.nest import tensors
+from bnlint.graph.ops import Kind, op_name
+from bnlint.signal.statistics import Layout, NodeStats, extremes, measurable, moments, norm, summary
+from bnlint.signal.trunk import RESAMPLING
+
+# Views and selections make no new values; neither does the `empty` family, whose values mean nothing.
+_NO_VALUES = SHAPE_ONLY | {Kind.SPLIT, Kind.CONSTANT, Kind.OUTPUT}
+_CASTS = frozenset(("to", "type", "half", "bfloat16", "float", "double", "nan_to_num", "type_as"))
+_UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new", "resize", "resize_as", "set"))
+_MEASURED = LAYERS | RESAMPLING | {Kind.NORM, Kind.ADD, Kind.MUL, Kind.CAT, Kind.EMBEDDING, Kind.INPUT}
+_GRADIENTS = LAYERS | {Kind.NORM, Kind.ADD}
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+
+
+class Watch:
+    """Called with every node of a recorded run and its value."""
+
+    def __init__(self, graph: Graph, backward: bool) -> None:
+        self.graph, self.backward = graph, backward
+        self.matcher = _Matcher(graph)
+        self.numbers: dict[str, list[torch.Tensor]] = {}
+        self.layouts: dict[str, Layout] = {}
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def __call__(self, ran: fx.Node, output: Any) -> None:
+        """Measures one value and, where wanted, asks for its gradient."""
+        node = self.matcher.match(ran)
+        value = next((t for _, t in tensors(output) if measurable(t)), None)
+        if node is None or value is None or not _has_values(self.graph, node):
+            return
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # the recorder need not see what is done here
+            numbers = extremes(value)
+            if _is_measured(self.graph, node):
+                found, self.layouts[node.name] = moments(value, *_batch_and_channel(self.graph, node, value))
+                numbers += found
+        self.numbers[node.name] = numbers
+        if self.backward and value.requires_grad and self.graph.kind(node) in _GRADIENTS:
+            value.register_hook(self._keeper(node.name))  # type: ignore[no-untyped-call]
+
+    def _keeper(self, name: str) -> Callable[[torch.Tensor], None]:
+        def keep(gradient: torch.Tensor) -> None:
+            with torch.no_grad():
+                self.gradients[name] = norm(gradient)
+
+        return keep
+
+    def fetch(self) -> dict[str, NodeStats]:
+        """Copies everything to the host."""
+        rows = to_host(self.numbers)
+        norms = to_host({name: [value] for name, value in self.gradients.items()})
+        found: dict[str, NodeStats] = {}
+        for name, numbers in rows.items():
+            found[name] = summary(numbers, self.layouts.get(name))
+            found[name].gradient = norms[name][0] if name in norms else None
+        return found
+
+    def output_axes(self) -> dict[tuple[int, ...], int]:
+        """Which axis holds the classes or features, by the shape of an output."""
+        nodes = self.graph.outputs
+        found = {
+            self.graph.shape(n): _batch_and_channel(self.graph, n, n.meta["val"])[1]
+            for n in nodes
+            if self.graph.shape(n)
+        }
+        return {shape: axis for shape, axis in found.items() if axis is not None}
+
+    def notes(self) -> list[str]:
+        """What the reader should know about this run."""
+        lost = self.matcher.unmatched
+        if not lost:
+            return []
+        return [
+            f"the probe's run took another way through the model than the recorded one: {lost} ops were not measured"
+        ]
+
+
+class _Matcher:
+    """Finds the static graph's node for each op of a real run: by name, else by module path, op and count."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.by_name = {node.name: node for node in graph.nodes}
+        self.by_key: dict[Any, list[fx.Node]] = {}
+        for node in graph.nodes:
+            self.by_key.setdefault(_key(node), []).append(node)
+        self.taken: set[fx.Node] = set()
+        self.unmatched = 0
+
+    def match(self, ran: fx.Node) -> fx.Node | None:
+        """The static node, None when the run has left the recorded path here."""
+        node = self.by_name.get(ran.name)
+        if node is None or _key(node) != _key(ran) or node in self.taken:
+            node = next((n for n in self.by_key.get(_key(ran), ()) if n not in self.taken), None)
+        if node is None:
+            self.unmatched += 1
+            return None
+        self.taken.add(node)
+        return node
+
+
+def _key(node: fx.Node) -> tuple[Any, ...]:
+    return node.op, node.target, node.meta.get("path")
+
+
+def _has_values(graph: Graph, node: fx.Node) -> bool:
+    name, kind = op_name(node), graph.kind(node)
+    if kind is Kind.SAME:
+        return name in _CASTS
+    if kind is Kind.INDEX:
+        return name == "setitem"
+    return kind not in _NO_VALUES and name not in _UNWRITTEN
+
+
+def _is_measured(graph: Graph, node: fx.Node) -> bool:
+    """Layers and what joins them; an activation only where its spread is compared with that after a pool."""
+    if graph.kind(node) is Kind.ACTIVATION:
+        return any(graph.kind(n) in RESAMPLING for n in graph.destinations(node))
+    return graph.kind(node) in _MEASURED
+
+
+def _batch_and_channel(graph: Graph, node: fx.Node, value: torch.Tensor) -> tuple[int | None, int | None]:
+    """Which axes count samples and channels; the layer itself says where its channels are, else their origin does."""
+    axes = graph.axes(node) if len(graph.axes(node)) == value.ndim else ()
+    batch = next((d for d, axis in enumerate(axes) if holds_batch(axis)), 0 if value.ndim else None)
+    module, kind = graph.module(node), graph.kind(node)
+    channel: int | None = None
+    if isinstance(module, _CHANNELS_FIRST) or kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
+        channel = 1 if value.ndim > 1 else None
+    elif kind in LAYERS or kind is Kind.EMBEDDING or isinstance(module, nn.LayerNorm):
+        channel = value.ndim - 1
+    else:
+        made = [d for d, axis in enumerate(axes) if Role.CHANNEL in roles(axis)]
+        channel = made[-1] if len(made) == 1 else None
+    return batch, channel if channel != batch else None
+
+
+def to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
+    """Numbers that lie on a device, each row a list of scalars, in one copy per device."""
+    flat = [number for row in rows.values() for number in row]
+    if not flat:
+        return {}
+    device = flat[-1].device
+    exact = torch.float64 if device.type == "cpu" else torch.float32
+    values = iter(torch.stack([number.to(device=device, dtype=exact) for number in flat]).tolist())
+    return {name: [next(values) for _ in row] for name, row in rows.items()}

@@ -1,0 +1,150 @@
+"""BN108 unnormalised-branch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bnlint.rule import Finding, Phase, Rule, Severity
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from bnlint.graph.model import AuditedModel
+    from bnlint.graph.norms import Norms
+
+
+class UnnormalisedBranch(Rule):
+    """A sum joins a branch that ends in a norm with a projection shortcut that has none.
+
+    Why it matters: the normalised branch has variance 1 in every channel, whatever its weights do. The bare projection
+    has whatever its weights and its input give: a third of the input's variance with PyTorch's default weights, and it
+    drifts during training while the other side cannot. The larger of the two drowns the other. ResNet's projection
+    shortcuts have a norm of their own for this reason, and reference implementations that left it out did not reach the
+    published accuracy.
+
+    Example (bad):
+
+    ```python
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(16)
+            self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+            self.norm2 = nn.BatchNorm2d(16)
+            self.shortcut = nn.Conv2d(3, 16, 1)
+            self.relu = nn.ReLU()
+            self.fc = nn.Linear(16, 10)
+
+        def forward(self, x):
+            y = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+            x = self.relu(y + self.shortcut(x))
+            return self.fc(x.mean(dim=(2, 3)))
+    ```
+
+    Use instead (good):
+
+    ```python
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(16)
+            self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+            self.norm2 = nn.BatchNorm2d(16)
+            self.shortcut = nn.Sequential(nn.Conv2d(3, 16, 1, bias=False), nn.BatchNorm2d(16))
+            self.relu = nn.ReLU()
+            self.fc = nn.Linear(16, 10)
+
+        def forward(self, x):
+            y = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+            x = self.relu(y + self.shortcut(x))
+            return self.fc(x.mean(dim=(2, 3)))
+    ```
+
+    With the probe, a bare side with more than ten times the other's variance is an error, unless the norm's own weight
+    starts small on purpose.
+
+    Known limits: only a fork whose one side is a single bare conv or linear and whose other side holds layers and ends
+    in a norm is reported, and only when the sum itself is not normalised next. Pre-activation blocks, which end both
+    sides bare, identity skips and long skips of U-Nets and feature pyramids are not.
+
+    References: He et al. 2016, Deep Residual Learning (arXiv 1512.03385), section 3.4; github.com/apache/mxnet issue
+    2354 and github.com/mlcommons/training_policies issue 89, real cases.
+    """
+
+    code = "BN108"
+    name = "unnormalised-branch"
+    severity = Severity.WARNING
+    phase = Phase.GRAPH
+
+    error_above: float = 10.0
+
+    def check(self, model: AuditedModel) -> Iterator[Finding]:
+        """Looks at both sides of every sum that closes a fork."""
+        from bnlint.graph.norms import Norms
+        from bnlint.graph.ops import Kind
+
+        graph = model.graph
+        assert graph is not None
+        norms = Norms(graph)
+        for add in graph.of_kind(Kind.ADD):
+            pair = _bare_and_normalised(norms, add)
+            if pair is None or norms.follows(add):
+                continue
+            bare, norm = pair
+            ratio = _variance_ratio(model, bare, norm)
+            measured = f"; its variance is {ratio:.3g} times the other's" if ratio is not None else ""
+            broken = ratio is not None and ratio > self.error_above and not _starts_small(model, norm)
+            yield self.finding(
+                model.place(bare),
+                f"`{bare.target}` has no norm, and is added to a branch that ends in one, `{norm.target}`{measured}",
+                severity=Severity.ERROR if broken else Severity.WARNING,
+                help=f"put the same norm after `{bare.target}`",
+                evidence={"bare": str(bare.target), "norm": str(norm.target), "variance_ratio": ratio},
+            )
+
+
+def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The lone layer of one side of a fork and the norm at the end of the other; None for any other sum."""
+    from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS
+    from bnlint.graph.norms import has_normalised_weight
+    from bnlint.graph.ops import Kind
+
+    graph = norms.graph
+    sides = graph.residual_branch(add)
+    operands = [n for n in add.all_input_nodes if n.op != "get_attr"]
+    if sides is None or any(graph.shape(n) != graph.shape(add) for n in operands):
+        return None
+    for mine, other in (sides, sides[::-1]):
+        layers = [n for n in mine if graph.kind(n) in WEIGHT_LAYERS]
+        if len(layers) != 1 or any(norms.at(n) for n in mine) or has_normalised_weight(graph, layers[0]):
+            continue
+        if any(graph.kind(n) not in SHAPE_ONLY | WEIGHT_LAYERS | {Kind.POOL, Kind.DROPOUT} for n in mine):
+            continue
+        end = next((n for n in operands if n in other), None)
+        made = graph.origins(end, SHAPE_ONLY | {Kind.DROPOUT}) if end is not None else []
+        holds_layers = any(graph.kind(n) in WEIGHT_LAYERS for n in other)
+        if holds_layers and len(made) == 1 and made[0] in other and graph.kind(made[0]) is Kind.NORM:
+            return layers[0], made[0]
+    return None
+
+
+def _starts_small(model: AuditedModel, norm: fx.Node) -> bool:
+    """True when the norm's own weight makes its branch small at the start, as in zero-init residual blocks."""
+    weight = getattr(dict(model.module.named_modules()).get(str(norm.target)), "weight", None)
+    return weight is not None and float(weight.detach().abs().mean()) < 0.5
+
+
+def _variance_ratio(model: AuditedModel, bare: fx.Node, norm: fx.Node) -> float | None:
+    """How many times the variance of the normalised side the bare side has; None when it was not measured."""
+    if model.probe is None:
+        return None
+    sides = [model.probe.stats.get(node.name) for node in (bare, norm)]
+    spreads = [stats.spread for stats in sides if stats is not None and stats.spread]
+    return (spreads[0] / spreads[1]) ** 2 if len(spreads) == 2 else None

@@ -1,0 +1,117 @@
+"""BN507 device-bound-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bnlint.rule import Finding, Phase, Rule, Severity
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from bnlint.graph.model import AuditedModel
+
+
+class DeviceBoundForward(Rule):
+    """Forward creates a tensor on a fixed device, or moves one there, instead of following the model.
+
+    Why it matters: `torch.zeros(n)` makes a tensor on the CPU. As long as the model is there too nothing shows; on a
+    GPU the first op that combines it with an activation raises "Expected all tensors to be on the same device". A
+    `.cuda()` in forward fails on a machine without one and puts everything on the first of several GPUs.
+
+    Example (bad):
+
+    ```python
+    # bnlint check --input 4x7x16
+    import torch
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(16, 32, batch_first=True)
+            self.head = nn.Linear(32, 4)
+
+        def forward(self, x):
+            hidden = torch.zeros(1, x.shape[0], 32)
+            out, _ = self.rnn(x, hidden)
+            return self.head(out[:, -1])
+    ```
+
+    Use instead (good):
+
+    ```python
+    # bnlint check --input 4x7x16
+    import torch
+    import torch.nn as nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(16, 32, batch_first=True)
+            self.head = nn.Linear(32, 4)
+
+        def forward(self, x):
+            hidden = torch.zeros(1, x.shape[0], 32, device=x.device)
+            out, _ = self.rnn(x, hidden)
+            return self.head(out[:, -1])
+    ```
+
+    Known limits: dtypes are not judged, as a `.float()` in the middle of a half-precision model is often meant. A
+    device that is kept in a variable cannot be told from the input's and is not reported. Tensors used only as an
+    index, without axes, or returned as they are work on any device.
+
+    References: PyTorch documentation, CUDA semantics, "Device-agnostic code".
+    """
+
+    code = "BN507"
+    name = "device-bound-forward"
+    severity = Severity.WARNING
+    phase = Phase.GRAPH
+
+    def check(self, model: AuditedModel) -> Iterator[Finding]:
+        """Follows tensors that stay where they are, and reads the devices that calls name."""
+        from bnlint.graph.devices import fixed_device, is_made_without_device, left_behind
+        from bnlint.graph.ops import op_name
+
+        graph = model.graph
+        assert graph is not None
+
+        def starts(node: fx.Node) -> bool:
+            return is_made_without_device(node) or fixed_device(node) == "cpu"
+
+        for node in graph.nodes:
+            device = fixed_device(node)
+            if device is not None and not device.startswith("cpu"):
+                yield self.finding(
+                    model.place(node),
+                    f"`{op_name(node)}` in forward names the device `{device}`",
+                    help="use the device of an input or a parameter, `x.device`",
+                    evidence={"op": op_name(node), "device": device},
+                )
+        for node, user in left_behind(graph, starts).items():
+            line = model.call_line(user)
+            what = "names the CPU" if fixed_device(node) else "names no device"
+            where = f" at line {line.line}" if line is not None else ""
+            yield self.finding(
+                model.place(node),
+                f"`{op_name(node)}` {what}: on a GPU `{op_name(user)}`{where} gets tensors of two devices",
+                help="pass `device=x.device`" if not fixed_device(node) else "leave the tensor where it is",
+                evidence={"op": op_name(node), "meets": op_name(user)},
+            )
+        yield from self._failed(model)
+
+    def _failed(self, model: AuditedModel) -> Iterator[Finding]:
+        assert model.graph is not None
+        recording = model.graph.recording
+        text = str(recording.error or "")
+        if any(words in text for words in ("not compiled with CUDA", "No CUDA GPUs", "no NVIDIA driver")):
+            from bnlint.rule import Place
+
+            yield self.finding(
+                Place("", model.resolve_call(recording.error_call)),
+                "forward needs a CUDA device whatever device the model is on",
+                help="use the device of an input or a parameter, `x.device`",
+                evidence={"error": text.splitlines()[0]},
+            )

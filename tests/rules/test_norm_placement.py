@@ -1,0 +1,392 @@
+"""BN106, BN107, BN108, BN110, BN114, BN115, BN116: where a norm is missing, doubled or in the wrong place."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from bnlint import Severity
+
+INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
+
+
+class Fn(nn.Module):
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *args):
+        return self.function(self, *args)
+
+
+@pytest.fixture
+def severities(found):
+    """`severities(code, model, inputs)` gives {module path: severity} of one rule's findings."""
+
+    def run(code, model, inputs, **options):
+        rows = found(model, inputs, info=True, select=[code], **options)
+        return {path: finding.severity for (_, path), finding in rows.items()}
+
+    return run
+
+
+def conv(inside, outside, kernel=3, **options):
+    return nn.Conv2d(inside, outside, kernel, padding=kernel // 2, **{"bias": False, **options})
+
+
+def block(inside, outside, norm=nn.BatchNorm2d, **options):
+    layers = [conv(inside, outside, **options)]
+    if norm is not None:
+        layers.append(norm(outside))
+    return [*layers, nn.ReLU()]
+
+
+# -- BN106 ---------------------------------------------------------------------------------------------------------
+
+
+def discriminator(*, bias=False):
+    """bias-bn-09: a helper that always says bias=False, and adds a norm only on request."""
+    first = [nn.Conv2d(3, 8, 4, 2, 1, bias=bias), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*first, *block(8, 16), *block(16, 32), nn.Conv2d(32, 1, 4, bias=False))
+
+
+class SqueezeExcite(nn.Module):
+    """Bias-free convs that make a gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(*block(3, 8), *block(8, 8), *block(8, 8))
+        self.squeeze, self.excite = conv(8, 2, 1), conv(2, 8, 1)
+
+    def forward(self, x):
+        x = self.body(x)
+        return x * torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        w = self.weight
+        w = (w - w.mean((1, 2, 3), keepdim=True)) / (w.std((1, 2, 3), keepdim=True) + 1e-5)
+        return F.conv2d(x, w, self.bias, self.stride, self.padding)
+
+
+def test_neither_bias_nor_norm(severities):
+    assert severities("BN106", discriminator(), "4x3x32x32") == {"0": WARNING}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        discriminator(bias=True),
+        SqueezeExcite(),
+        nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 8, groups=8), *block(8, 8)),  # depthwise separable
+        nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 2, 1), conv(2, 8, 1), nn.BatchNorm2d(8)),  # low rank
+        nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 4), nn.ReLU()),  # the last layer
+        nn.Sequential(*block(3, 8), *block(8, 8), nn.AdaptiveAvgPool2d(1), conv(8, 16, 1), nn.ReLU(), conv(16, 2, 1)),
+        nn.Sequential(*block(3, 8, None), *block(8, 8, None), *block(8, 8), conv(8, 2)),  # bare as a habit
+        nn.Sequential(*block(3, 8), *block(8, 8), weight_norm(conv(8, 8)), nn.ReLU(), conv(8, 2)),
+        nn.Sequential(*block(3, 8), *block(8, 8), Standardised(8, 8, 3, bias=False), nn.ReLU(), conv(8, 2)),
+    ],
+)
+def test_bias_free_by_design(severities, model):
+    assert severities("BN106", model, "4x3x32x32") == {}
+
+
+# -- BN107 ---------------------------------------------------------------------------------------------------------
+
+
+class Forgotten(nn.Module):
+    """Five layers written out by hand, one norm forgotten in forward."""
+
+    def __init__(self, use=True):
+        super().__init__()
+        self.use = use
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.conv2 = nn.Conv2d(8, 8, 3)
+        self.conv3 = nn.Conv2d(8, 8, 3)
+        self.conv4 = nn.Conv2d(8, 8, 3)
+        self.norm1, self.norm2, self.norm4 = (nn.BatchNorm2d(8) for _ in range(3))
+        self.norm3 = nn.BatchNorm2d(8) if use else None
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        x = self.conv3(x) if self.norm3 is None else self.norm3(self.conv3(x))
+        x = F.relu(self.norm4(self.conv4(F.relu(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+class Made(nn.Module):
+    """A helper builds every layer; a flag leaves norms out."""
+
+    def __init__(self, flags):
+        super().__init__()
+        layers = []
+        for inside, use in zip([3, *[8] * (len(flags) - 1)], flags, strict=True):
+            layers.append(nn.Conv2d(inside, 8, 3, padding=1))
+            layers += [nn.BatchNorm2d(8)] if use else []
+            layers.append(nn.LeakyReLU(0.2))
+        self.body, self.last = nn.Sequential(*layers), nn.Conv2d(8, 1, 3)
+
+    def forward(self, x):
+        return self.last(self.body(x))
+
+
+class HeadBesideBody(nn.Module):
+    """The bare layers of a head are none of the normalised body's kind, place or both."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.conv2 = nn.Conv2d(8, 8, 3)
+        self.conv3 = nn.Conv2d(8, 8, 3)
+        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(8) for _ in range(3))
+        self.mix = nn.Conv2d(8, 8, 1)
+        self.hidden = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        x = F.relu(self.norm3(self.conv3(x)))
+        return self.fc(F.relu(self.hidden(F.relu(self.mix(x)).mean((2, 3)))))
+
+
+class DCGAN(nn.Module):
+    """The first layer of a discriminator is bare by design."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 4, 2, 1)
+        self.conv2 = nn.Conv2d(8, 8, 4, 2, 1)
+        self.conv3 = nn.Conv2d(8, 8, 4, 2, 1)
+        self.conv4 = nn.Conv2d(8, 8, 4, 2, 1)
+        self.last = nn.Conv2d(8, 1, 2)
+        self.norm2, self.norm3, self.norm4 = (nn.BatchNorm2d(8) for _ in range(3))
+
+    def forward(self, x):
+        x = F.leaky_relu(self.conv1(x))
+        x = F.leaky_relu(self.norm2(self.conv2(x)))
+        x = F.leaky_relu(self.norm3(self.conv3(x)))
+        return self.last(F.leaky_relu(self.norm4(self.conv4(x))))
+
+
+def test_the_odd_one_out(severities):
+    assert severities("BN107", Forgotten(use=False), "4x3x32x32") == {"conv3": WARNING}
+    assert severities("BN107", Forgotten(), "4x3x32x32") == {}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Made([True, True, False, True, True]), Made([False, True, True, True]), HeadBesideBody(), DCGAN()],
+)
+def test_bare_by_design(severities, model):
+    assert severities("BN107", model, "4x3x32x32") == {}
+
+
+# -- BN108 ---------------------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """miss-bn-03: the projection shortcut of a residual block, with or without a norm."""
+
+    def __init__(self, shortcut, *, last=nn.BatchNorm2d):
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8), last(8))
+        self.shortcut = shortcut
+
+    def forward(self, x):
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class PreActivation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(3), conv(3, 8)
+        self.norm2, self.conv2 = nn.BatchNorm2d(8), conv(8, 8)
+        self.shortcut = conv(3, 8, 1)
+
+    def forward(self, x):
+        y = F.relu(self.norm1(x))
+        return self.shortcut(y) + self.conv2(F.relu(self.norm2(self.conv1(y))))
+
+
+def scaled(factor):
+    layer = nn.Conv2d(3, 8, 1)
+    with torch.no_grad():
+        layer.weight *= factor
+    return layer
+
+
+def test_bare_shortcut(severities):
+    assert severities("BN108", Residual(nn.Conv2d(3, 8, 1)), "4x3x8x8") == {"shortcut": WARNING}
+
+
+def test_the_probe_decides_the_severity(found):
+    for factor, severity in ((1, WARNING), (20, ERROR)):
+        rows = found(Residual(scaled(factor)), "4x3x8x8", static=False, select=["BN108", "BN601"])
+        assert rows["BN108", "shortcut"].severity is severity
+        assert (rows["BN108", "shortcut"].evidence["variance_ratio"] > 10) is (severity is ERROR)
+
+
+def test_a_branch_that_starts_small_is_no_error(found):
+    model = Residual(scaled(20))
+    nn.init.constant_(model.body[4].weight, 0.1)
+    rows = found(model, "4x3x8x8", static=False, select=["BN108", "BN601"])
+    assert rows["BN108", "shortcut"].severity is WARNING
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Residual(nn.Sequential(conv(3, 8, 1), nn.BatchNorm2d(8))),
+        Residual(nn.Sequential(conv(3, 8, 1), nn.GroupNorm(2, 8))),
+        Residual(weight_norm(nn.Conv2d(3, 8, 1))),
+        Residual(nn.Conv2d(3, 8, 1), last=lambda _: nn.Identity()),  # both ends bare
+        PreActivation(),
+        Fn(lambda m, x: m.n(m.c(F.relu(m.b(m.a(x)))) + m.s(x)), a=conv(3, 8), b=nn.BatchNorm2d(8), c=conv(8, 8),
+           s=conv(3, 8, 1), n=nn.BatchNorm2d(8)),  # the sum is normalised
+        Fn(lambda m, x: m.c(m.b(m.a(x))) + m.b(m.a(x)), a=conv(3, 8), b=nn.BatchNorm2d(8), c=conv(8, 8)),
+    ],
+)  # fmt: skip
+def test_joins_that_are_fine(severities, model):
+    assert severities("BN108", model, "4x3x8x8") == {}
+
+
+# -- BN110 ---------------------------------------------------------------------------------------------------------
+
+
+def mlp(depth, *, norm=None, activation=nn.ReLU, wrap=lambda layer: layer):
+    layers = []
+    for _ in range(depth):
+        layers += [wrap(nn.Linear(16, 16)), *([norm(16)] if norm else []), activation()]
+    return nn.Sequential(*layers, nn.Linear(16, 4))
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        return x + self.outer(F.gelu(self.inner(self.norm(x))))
+
+
+def test_bare_hidden_layers_are_one_finding(found):
+    rows = found(mlp(9), "8x16", info=True, select=["BN110"])
+    assert {path: f.severity for (_, path), f in rows.items()} == {"0": INFO}
+    assert rows["BN110", "0"].modules == tuple(str(i) for i in range(0, 18, 2))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        mlp(7),
+        mlp(9, norm=nn.LayerNorm),
+        mlp(9, norm=nn.BatchNorm1d),
+        mlp(9, activation=nn.SELU),
+        mlp(9, wrap=weight_norm),
+        nn.Sequential(*(Branch() for _ in range(9)), nn.Linear(16, 4)),
+    ],
+)
+def test_hidden_layers_that_are_normalised_or_few(severities, model):
+    assert severities("BN110", model, "8x16") == {}
+
+
+# -- BN114 ---------------------------------------------------------------------------------------------------------
+
+
+def test_batch_norm_on_the_output(severities):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.BatchNorm1d(4))
+    assert severities("BN114", model, "8x8") == {"3": INFO}
+    assert severities("BN114", nn.Sequential(*model, nn.Sigmoid()), "8x8") == {"3": INFO}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4)),
+        nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU()),  # features
+        nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
+        nn.BatchNorm1d(8),
+    ],
+)
+def test_outputs_that_are_no_normalised_logits(severities, model):
+    assert severities("BN114", model, "8x8") == {}
+
+
+# -- BN115 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "severity"),
+    [
+        (nn.BatchNorm2d(8), nn.BatchNorm2d(8), WARNING),
+        (nn.InstanceNorm2d(8, affine=True), nn.InstanceNorm2d(8), WARNING),
+        (nn.GroupNorm(8, 8), nn.GroupNorm(8, 8), WARNING),
+        (nn.GroupNorm(2, 8), nn.GroupNorm(2, 8), INFO),
+        (nn.LayerNorm(6), nn.LayerNorm(6), INFO),
+    ],
+)
+def test_norm_after_norm(severities, first, second, severity):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), first, second, nn.ReLU())
+    assert severities("BN115", model, "4x3x8x8") == {"2": severity}
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        [nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8)],
+        [nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)],
+        [nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.BatchNorm2d(8)],
+        [nn.BatchNorm2d(8), nn.InstanceNorm2d(8)],
+        [nn.GroupNorm(2, 8), nn.GroupNorm(4, 8)],
+        [nn.LayerNorm(6, elementwise_affine=False), nn.LayerNorm(6)],
+        [nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8)],
+    ],
+)
+def test_norms_that_do_not_undo_each_other(severities, middle):
+    assert severities("BN115", nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.ReLU()), "4x3x8x8") == {}
+
+
+def test_a_first_norm_with_a_second_reader_has_a_purpose(severities):
+    model = Fn(
+        lambda m, x: (lambda y: y + m.c(m.b(y)))(m.a(x)), a=nn.LayerNorm(8), b=nn.LayerNorm(8), c=nn.Linear(8, 8)
+    )
+    assert severities("BN115", model, "4x8") == {}
+
+
+def test_undoing_is_exact():
+    """What the rule says of batch norm after batch norm."""
+    first, second, x = nn.BatchNorm1d(8).double(), nn.BatchNorm1d(8).double(), torch.randn(64, 8, dtype=torch.float64)
+    before = second(first(x))
+    nn.init.uniform_(first.weight, 0.5, 2.0)
+    nn.init.normal_(first.bias)
+    assert torch.allclose(before, second(first(x)), atol=1e-4)
+
+
+# -- BN116 ---------------------------------------------------------------------------------------------------------
+
+
+class Parallel(nn.Module):
+    """RepVGG: a norm on every way, none that all ways go through."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.n = conv(3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return F.relu(self.b(self.a(x)) + self.n(x))
+
+
+def test_deep_plain_stack(severities):
+    plain = nn.Sequential(*(layer for _ in range(21) for layer in block(3, 3)))
+    assert severities("BN116", plain, "8x3x8x8") == {"1": INFO}
+    assert severities("BN116", plain[:-3], "8x3x8x8") == {}
+    residual = Fn(lambda m, x: m.b(x + m.a(x)), a=plain[:30], b=plain[30:])  # ten under a skip, eleven after it
+    assert severities("BN116", residual, "8x3x8x8") == {}
+    assert severities("BN116", nn.Sequential(*(Parallel() for _ in range(30))), "8x3x8x8") == {}

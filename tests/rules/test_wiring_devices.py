@@ -1,0 +1,145 @@
+"""BN504 and BN507: tensors that do not follow the model to its device."""
+
+import pytest
+import torch
+from torch import nn
+
+from bnlint import Severity
+
+
+class Fn(nn.Module):
+    def __init__(self, function, **attributes):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.function = function
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class MovesItself(Fn):
+    def _apply(self, fn, recurse=True):
+        self.table = fn(self.table)
+        return super()._apply(fn, recurse)
+
+
+class Derived(nn.Module):
+    """A tensor computed from a parameter, as the older weight norm keeps one."""
+
+    def __init__(self):
+        super().__init__()
+        self.direction = nn.Parameter(torch.randn(8, 8))
+        self.weight = self.direction / self.direction.norm()
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def paths(found, model, code, inputs="4x8"):
+    return [path for (_, path), f in found(model, inputs, select=[code]).items() if f.severity is Severity.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("function", "attributes", "path"),
+    [
+        (lambda m, x: m.fc(x + m.table), {"table": torch.zeros(8)}, "table"),
+        (lambda m, x: m.fc(x) * m.table[:4].repeat(2), {"table": torch.ones(8)}, "table"),
+        (lambda m, x: m.fc(x) + m.table, {"table": torch.zeros(8, requires_grad=True)}, "table"),
+        (lambda m, x: m.fc(x) + m.tables[0] + m.tables[1], {"tables": [torch.zeros(8), torch.ones(8)]}, "tables"),
+        (lambda m, x: m.fc(x) + m.scales[0], {"scales": [nn.Parameter(torch.ones(8))]}, "scales"),
+    ],
+)
+def test_plain_tensor(found, function, attributes, path):
+    assert paths(found, Fn(function, **attributes), "BN504") == [path]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Fn(lambda m, x: m.fc(x + m.table.to(x.device)), table=torch.zeros(8)),
+        Fn(lambda m, x: m.fc(x + m.table[:8].type_as(x)), table=torch.zeros(16)),
+        Fn(lambda m, x: m.fc(x + torch.as_tensor(m.table, device=x.device)), table=torch.zeros(8)),
+        Fn(lambda m, x: m.fc(x * m.scale), scale=torch.tensor(0.5)),  # no axes: mixes with any device
+        Fn(lambda m, x: m.fc(x[:, m.order]), order=torch.arange(8)),  # an index
+        Fn(lambda m, x: m.fc(x * m.scale), scale=0.5),
+        Fn(lambda m, x: m.fc(x), table=torch.zeros(8)),  # not used
+        Fn(lambda m, x: m.fc(x + m.table), table=nn.Parameter(torch.zeros(8))),
+        MovesItself(lambda m, x: m.fc(x + m.table), table=torch.zeros(8)),
+        Derived(),
+        nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)),
+    ],
+)
+def test_tensors_that_follow(found, model):
+    assert paths(found, model, "BN504") == []
+
+
+def test_place_is_the_assignment(found):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.zeros(8)
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.fc(x + self.table)
+
+    (finding,) = found(Net(), "4x8", select=["BN504"]).values()
+    assert finding.location.line == Net.__init__.__code__.co_firstlineno + 2
+
+
+class Recurrent(nn.Module):
+    def __init__(self, like):
+        super().__init__()
+        self.rnn = nn.GRU(8, 8, batch_first=True)
+        self.like = like
+
+    def forward(self, x):
+        return self.rnn(x, torch.zeros(1, len(x), 8, device=x.device if self.like else None))[0]
+
+
+def fills(m, x):
+    out = torch.zeros(len(x), 8)
+    out[:, :4] = x[:, :4]
+    return m.fc(out)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (Recurrent(False), "4x5x8"),
+        (Fn(lambda m, x: m.fc(x) + torch.randn(4, 8)), "4x8"),
+        (Fn(lambda m, x: m.fc(x).masked_fill(torch.ones(8).triu(0) > 0, 0)), "4x8x8"),
+        (Fn(lambda m, x: m.fc(x) + m.table(torch.arange(4)), table=nn.Embedding(4, 8)), "4x8"),
+        (Fn(lambda m, x: torch.cat([m.fc(x), torch.zeros(4, 1).expand(-1, 8)])), "4x8"),
+        (Fn(lambda m, x: m.fc(x) + torch.zeros(8, device="cpu")), "4x8"),
+        (Fn(lambda m, x: m.fc(m.fc(x).cpu() * 2)), "4x8"),
+        (Fn(fills), "4x8"),
+    ],
+)
+def test_left_on_the_cpu(found, model, inputs):
+    assert len(found(model, inputs, select=["BN507"])) == 1
+
+
+def to_a_variable(m, x):
+    return m.fc(x.to(m.device))
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (Recurrent(True), "4x5x8"),
+        (Fn(lambda m, x: m.fc(x) + torch.zeros(8).to(x.device)), "4x8"),
+        (Fn(lambda m, x: m.fc(x) + torch.zeros(8).to(x)), "4x8"),
+        (Fn(lambda m, x: m.fc(x) + torch.zeros_like(x)), "4x8"),
+        (Fn(lambda m, x: m.fc(x) + x.new_ones(8)), "4x8"),
+        (Fn(lambda m, x: m.fc(x) * torch.tensor(2.0)), "4x8"),
+        (Fn(lambda m, x: m.fc(x)[:, torch.arange(4)]), "4x8"),
+        (Fn(lambda m, x: (m.fc(x), torch.arange(8.0))), "4x8"),
+        (Fn(lambda m, x: m.fc(x).cpu()), "4x8"),
+        (Fn(to_a_variable, device="cpu"), "4x8"),
+    ],
+)
+def test_follows_the_model(found, model, inputs):
+    assert found(model, inputs, select=["BN507"]) == {}
