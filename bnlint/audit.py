@@ -131,7 +131,7 @@ class _Run:
             self.report.notes.append(f"recorded on real tensors: {reason}")
 
     def _variants(self, audited: AuditedModel, given: Inputs) -> None:
-        from bnlint.graph.variants import record_variant
+        from bnlint.inputs.variants import record_variant
 
         graph = audited.graph
         if graph is None or not graph.recording.fake or graph.recording.error is not None:

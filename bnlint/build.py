@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnlint.failure import BuildError, failed, out_of_memory, said
+from bnlint.failure import BuildError, failed, said
+from bnlint.graph.memory import out_of_memory
 from bnlint.graph.names import ModuleNames
 from bnlint.graph.source import ConstructionLog, Source, locate
 from bnlint.load import as_script, load

@@ -128,7 +128,8 @@ def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int |
 
 
 def _raised(error: BaseException, stage: str, limit: int | None) -> Finding:
-    from bnlint.failure import out_of_memory, said, users_traceback
+    from bnlint.failure import said, users_traceback
+    from bnlint.graph.memory import out_of_memory
 
     note, location = users_traceback(error)
     place, doing = Place("", location), STAGES.get(stage, stage)

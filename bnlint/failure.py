@@ -12,13 +12,6 @@ from bnlint.rule import Finding, Location, Place, engine_finding
 
 _FRAMES = 12  # the innermost ones shown
 _MESSAGE = 2000  # characters of the exception's own words shown
-_NO_MEMORY = (
-    "can't allocate memory",
-    "bad_alloc",
-    "out of memory",
-    "Cannot allocate memory",
-    "CUDA error: out of memory",
-)
 
 
 class BuildError(Exception):
@@ -39,13 +32,6 @@ def said(error: BaseException) -> str:
     """`ValueError: what it says`, on one line."""
     lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
     return lines[-1] if isinstance(error, SyntaxError) else lines[0]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, whatever the library calls it."""
-    if isinstance(error, (MemoryError, RuntimeError, OSError)):
-        return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY)
-    return False
 
 
 def users_traceback(error: BaseException) -> tuple[str, Location | None]:

@@ -14,8 +14,9 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from bnlint.failure import BuildError, failed, out_of_memory, said
+from bnlint.failure import BuildError, failed, said
 from bnlint.graph.frames import display_path
+from bnlint.graph.memory import out_of_memory
 from bnlint.target import Target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_parse(text: str) -> None:
     ],
 )
 def test_parse_says_what_is_wrong(text: str, words: str) -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         parse(text)
     finding = caught.value.finding
     assert finding.code == "BN903" and words in finding.message and finding.help
@@ -173,13 +173,13 @@ def test_the_short_form_has_the_dtype_of_the_model() -> None:
     ],
 )
 def test_inputs_that_do_not_fit_the_signature(specs: list[str], words: str) -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         told(*specs, "flag=True")
     assert caught.value.finding.code == "BN903" and words in caught.value.finding.message
 
 
 def test_missing_inputs_are_written_out() -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         told("int64[5,3]<7")
     assert "--input 'x=" in caught.value.finding.help
 
@@ -234,13 +234,13 @@ def test_input_function(functions: Callable[[str], Any], name: str) -> None:
     ],
 )
 def test_input_function_that_fails(functions: Callable[[str], Any], name: str, words: str) -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         functions(name)
     assert words in caught.value.finding.message
 
 
 def test_a_failing_input_function_is_shown_at_its_line(functions: Callable[[str], Any]) -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         functions("broken")
     finding = caught.value.finding
     line = FUNCTIONS.splitlines().index('    raise ValueError("no data")  # here') + 1
@@ -250,7 +250,7 @@ def test_a_failing_input_function_is_shown_at_its_line(functions: Callable[[str]
 
 @pytest.mark.parametrize("text", ["make_inputs_here.py", "missing.py:pair", "no colon"])
 def test_input_function_that_cannot_be_named(functions: Callable[[str], Any], text: str) -> None:
-    with pytest.raises(InputError, match="."):
+    with pytest.raises(InputError):
         resolve(Two(), Job("net.py:Two", input_fn=text))
 
 
@@ -301,10 +301,10 @@ def test_a_hint_that_raises_is_no_hint() -> None:
 
 def test_dummy_inputs_are_used_when_they_run() -> None:
     class Good(Two):
-        dummy_inputs = {"ids": torch.zeros(3, 2, dtype=torch.long), "x": torch.ones(3, 6)}
+        dummy_inputs: ClassVar[Any] = {"ids": torch.zeros(3, 2, dtype=torch.long), "x": torch.ones(3, 6)}
 
     class Stale(Two):
-        dummy_inputs = {"ids": torch.zeros(3, 2, dtype=torch.long), "x": torch.ones(3, 9)}
+        dummy_inputs: ClassVar[Any] = {"ids": torch.zeros(3, 2, dtype=torch.long), "x": torch.ones(3, 9)}
 
     assert resolve(Good(), Job("net.py:Good")).rows[1] == {
         "name": "x",
@@ -317,7 +317,7 @@ def test_dummy_inputs_are_used_when_they_run() -> None:
 
 def test_default_cfg() -> None:
     class Timm(nn.Sequential):
-        default_cfg = {"input_size": (3, 40, 48)}
+        default_cfg: ClassVar[Any] = {"input_size": (3, 40, 48)}
 
     found = resolve(Timm(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)), Job("net.py:Timm"))
     assert found.rows[0]["shape"] == [8, 1, 40, 48] and found.rows[0]["from"] == "default_cfg"

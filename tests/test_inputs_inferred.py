@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from torch.nn import functional as F
 
 from bnlint.graph.untouched import training_mode, untouched
 from bnlint.inputs import InputError, Inputs, resolve
-from bnlint.inputs.trial import OPS, TRIES
+from bnlint.inputs.trial import TRIES
+from bnlint.inputs.values import unwrapped
 from bnlint.job import Job
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,9 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: i
 
 @expect(input=(8, 3, 32, 32))
 def rgb() -> nn.Module:
-    return nn.Sequential(conv(3, 8), nn.MaxPool2d(2), conv(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    return nn.Sequential(
+        conv(3, 8), nn.MaxPool2d(2), conv(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
 
 
 @expect(input=(8, 8, 32, 32))
@@ -108,7 +110,9 @@ def flatten_224() -> nn.Module:
 @expect(input=(8, 1, 48, 48))
 def flatten_48() -> nn.Module:
     """An unusual size that the flatten alone implies."""
-    return nn.Sequential(conv(1, 8, stride=2), conv(8, 8, stride=2), conv(8, 8, stride=2), nn.Flatten(), nn.Linear(288, 7))
+    return nn.Sequential(
+        conv(1, 8, stride=2), conv(8, 8, stride=2), conv(8, 8, stride=2), nn.Flatten(), nn.Linear(288, 7)
+    )
 
 
 @expect(input=(8, 1, 40, 80))
@@ -120,7 +124,9 @@ def oblong() -> nn.Module:
 @expect(input=(8, 3, 128, 128))
 def many_strides() -> nn.Module:
     """Any size runs, but below 128 the last maps are too small to say anything."""
-    return nn.Sequential(*[conv(3 if i == 0 else 4, 4, stride=2) for i in range(5)], conv(4, 4), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(
+        *[conv(3 if i == 0 else 4, 4, stride=2) for i in range(5)], conv(4, 4), nn.AdaptiveAvgPool2d(1)
+    )
 
 
 @expect(input=(8, 3, 32, 32))
@@ -413,8 +419,8 @@ class Points(nn.Module):
         self.mlp = nn.Sequential(nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        n, points, dims = x.shape
-        return self.mlp(x.transpose(1, 2)).amax(2)
+        batch, points, dims = x.shape
+        return self.mlp(x.transpose(1, 2).reshape(batch, dims, points)).amax(2)
 
 
 @expect(x=(8, 6))
@@ -774,9 +780,9 @@ def test_inferred(name: str) -> None:
     found = infer(model)
     assert {row["name"]: tuple(row["shape"]) for row in found.rows} == expected
     assert found.inferred or not expected
-    lazy = any(map(nn.parameter.is_lazy, model.parameters()))
+    model = unwrapped(model)  # to run a compiled model would compile it
     with untouched(model, values=True), training_mode(model, True):
-        (copy.deepcopy(model) if lazy and name != "Lazy" else model)(*found.args, **found.kwargs)
+        model(*found.args, **found.kwargs)
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -830,7 +836,7 @@ def test_the_model_is_tried_in_the_asked_mode() -> None:
 )
 def test_ids_stay_inside_their_tables(build: Build, tables: list[int]) -> None:
     for tensor, table in zip(infer(build()).tensors, tables, strict=True):
-        assert not table or (0 <= int(tensor.min()) and table // 2 < int(tensor.max()) + 1 <= table)
+        assert not table or (tensor.min() >= 0 and table // 2 < int(tensor.max()) + 1 <= table)
 
 
 def test_masks_keep_everything() -> None:
@@ -929,7 +935,7 @@ class Unguessable(nn.Module):
 
 
 def test_when_nothing_fits_the_finding_says_what_to_write() -> None:
-    with pytest.raises(InputError, match=".") as caught:
+    with pytest.raises(InputError) as caught:
         infer(Unguessable())
     finding = caught.value.finding
     assert finding.code == "BN903" and "`Unguessable.forward(x, table)`" in finding.message
@@ -947,9 +953,9 @@ def test_the_search_is_bounded() -> None:
             Counted.calls += 1
             return super().forward(x, table)
 
-    with pytest.raises(InputError, match="."):
+    with pytest.raises(InputError):
         infer(Counted())
-    assert 1 < Counted.calls <= 2 * TRIES < OPS
+    assert 1 < Counted.calls <= 2 * TRIES
 
 
 def test_a_model_that_works_is_tried_once() -> None:

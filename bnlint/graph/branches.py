@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, Graph
+from bnlint.graph.norms import PASSIVE
 from bnlint.graph.ops import Kind, op_name
 
 _GATES = frozenset(
@@ -47,8 +48,8 @@ def is_rectifier(graph: Graph, node: fx.Node) -> bool:
 
 
 def ends_branch(graph: Graph, node: fx.Node) -> bool:
-    """True when a node's output is added to a skip, or scaled by a factor and then added."""
-    through = SHAPE_ONLY | {Kind.DROPOUT, Kind.MUL, Kind.PERMUTE}
+    """True when a node's output is added to a skip, perhaps scaled, cut, padded or put back in order before."""
+    through = PASSIVE | {Kind.MUL, Kind.INDEX, Kind.SPLIT, Kind.CAT, Kind.STACK, Kind.SHUFFLE}
     return any(graph.kind(n) is Kind.ADD and _joins(n) for n in graph.destinations(node, through))
 
 

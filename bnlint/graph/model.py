@@ -99,8 +99,9 @@ class Graph:
         module = self.module(node)
         if module is not None:
             weight = getattr(module, "weight", None)
-            known = isinstance(weight, torch.Tensor) and not isinstance(weight, FakeTensor)  # made in forward
-            return (f"{node.target}.weight", weight) if known else None
+            if not isinstance(weight, torch.Tensor) or isinstance(weight, FakeTensor):
+                return None  # a layer made in forward has no real weight
+            return f"{node.target}.weight", weight
         if self.kind(node) in WEIGHT_LAYERS and len(node.all_input_nodes) > 1:
             source = node.all_input_nodes[1]
             if source.op == "get_attr" and str(source.target) in self._parameters:

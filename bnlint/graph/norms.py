@@ -130,6 +130,11 @@ class Norms:
         makers = self.makers(node, PASSIVE | {Kind.ACTIVATION})
         return any(self.at(n) for n in makers)
 
+    def is_first(self, node: fx.Node) -> bool:
+        """True for a layer that reads the model's input, with no other layer before it."""
+        between = PASSIVE | {Kind.ACTIVATION, Kind.ELEMENTWISE, Kind.CAT, Kind.INDEX, Kind.SPLIT}
+        return any(self.graph.kind(n) is Kind.INPUT for n in self.makers(node, between))
+
     def _passes(self, node: fx.Node, through: frozenset[Kind]) -> bool:
         kind = self.graph.kind(node)
         return kind in through or op_name(node) == "getitem" or self._is_affine(node)

@@ -27,9 +27,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.weak import TensorWeakRef
 
-from bnlint.failure import out_of_memory
 from bnlint.graph.fake import Unfollowable, cannot_follow, fake_state, quiet_failures, reason, to_fake
 from bnlint.graph.frames import Call, Owner, calling_line, owner, stop_at
+from bnlint.graph.memory import out_of_memory
 from bnlint.graph.names import ModuleNames, tensor_names
 from bnlint.graph.nest import map_tensors, plain, select, tensors
 from bnlint.graph.repair import Repair, repair_function, repair_module

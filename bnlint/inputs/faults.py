@@ -34,12 +34,12 @@ def wanted_by(outcome: Outcome, node: fx.Node) -> Want | None:
 
 
 def too_small(outcome: Outcome, node: fx.Node) -> float:
-    """How many times larger a map must be for an op that does not fit on it; 0 for other failures."""
+    """How many times larger a map must be at least for an op that does not fit on it; 0 for other failures."""
     if "error" not in node.meta or not _TOO_SMALL.search(node.meta["error"].message):
         return 0.0
     kernel = getattr(outcome.graph.module(node), "kernel_size", 2)
     sides = outcome.graph.shape(node.all_input_nodes[0])[2:] if node.all_input_nodes else ()
-    return float(max(kernel if isinstance(kernel, tuple) else (kernel, 2))) / max(1, min(sides, default=1))
+    return float(max(kernel if isinstance(kernel, tuple) else (kernel, 2))) / (1 + min(sides, default=1))
 
 
 def size_at(shape: tuple[int, ...], axis: int) -> int:

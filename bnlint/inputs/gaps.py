@@ -173,8 +173,8 @@ class Closing:
 
 def near(ladder: str, estimate: float) -> Iterator[int]:
     """Sizes near an estimate: the usual ones of the ladder, then round ones, then any."""
-    usual = sorted(LADDERS.get(ladder, ()), key=lambda size: abs(math.log(size / estimate)))
-    yield from (size for size in usual if 2 / 3 < size / estimate < 3 / 2)
+    usual = [size for size in LADDERS.get(ladder, ()) if isinstance(size, int) and 2 / 3 < size / estimate < 3 / 2]
+    yield from sorted(usual, key=lambda size: abs(math.log(size / estimate)))
     if ladder == "features":
         yield round(estimate)
     for bits in range(max(0, int(estimate).bit_length() - 2), -1, -1):

@@ -13,13 +13,13 @@ from bnlint.inputs.values import Parameter
 
 Path = tuple[Any, ...]  # (parameter, key, key, …)
 
-LADDERS: dict[str, tuple[int, ...]] = {
+LADDERS: dict[str, tuple[int | tuple[int, ...], ...]] = {
     "image": (32, 64, 128, 224, 256, 28, 96, 299, 384, 512),
     "signal": (64, 128, 256, 1024, 4096, 16000),
-    "volume": (16, 32, 64),
+    "volume": (16, 32, 64, (16, 112, 112), (16, 224, 224)),
     "sequence": (16, 32, 64, 128, 10, 4),
 }
-LENGTH = LADDERS["sequence"][0]
+LENGTH = 16
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 from collections.abc import Iterable, Iterator
 
 from torch import nn
@@ -15,6 +14,7 @@ from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.messages import from_message
 from bnlint.inputs.repairs import Repairs, sequence_first
 from bnlint.inputs.trial import ENOUGH, Outcome, Trials
+from bnlint.inputs.values import unwrapped
 
 MANY = 3  # failures from which on another start is likelier to help than repairs
 PATIENCE = 24  # tries without progress
@@ -25,6 +25,7 @@ class Search:
     """Best-first: what the best run so far suggests comes first."""
 
     def __init__(self, model: nn.Module, mode: str, batch: int, seed: int) -> None:
+        model = unwrapped(model)
         self.guesser = Guesser(model, batch)
         self.repairs = Repairs(self.guesser)
         self.trials = Trials(model, mode, batch, seed)
@@ -83,24 +84,32 @@ class Search:
         """Queues what the run suggests: repairs, then usual sizes, then what a message hints at."""
         score, found = outcome.score, self.repairs.of_failures(outcome)
         for proposal in found.proposals:
-            self._push(score, 0, proposal if isinstance(proposal, Candidate) else (outcome, proposal))
+            if isinstance(proposal, Candidate):
+                self._push(score, 0, proposal)
+            else:  # a video is no cube: usual sizes first
+                self._push(score, 3 if proposal.ladder == "volume" else 0, (outcome, proposal))
         if outcome.right and outcome.swapped_layout:
             self._push(score, 1, sequence_first(outcome.candidate))
         for candidate in from_message(outcome, self.guesser):
             self._push(score, 3 if outcome.graph.op_count else 1, candidate)
+        later = (score[0], score[1] + outcome.finished, *score[2:])  # after the repairs of equally good runs
         if found.sized or not outcome.failures or not outcome.finished:
-            later = (score[0], score[1] + outcome.finished, *score[2:])
-            for candidate in _ladders(outcome.candidate, found.small):
+            for candidate in _ladders(outcome.candidate, found.small, maps_only=outcome.finished and not found.sized):
                 self._push(later, 2, candidate)
 
 
-def _ladders(candidate: Candidate, times: float) -> Iterator[Candidate]:
-    """The same with every other usual size; when it must be so many times larger, the nearest to that first."""
-    for ladder in dict.fromkeys(g.ladder for g in candidate.guesses.values() if g.free):
+def _ladders(candidate: Candidate, times: float, *, maps_only: bool) -> Iterator[Candidate]:
+    """The same with every other usual size; when it must be so many times larger, from there upwards."""
+    ladders = dict.fromkeys(g.ladder for g in candidate.guesses.values() if g.free)
+    for ladder in ladders if not maps_only else [name for name in ladders if name != "sequence"]:
         sizes = LADDERS.get(ladder, ())
         if times:
             present = max(g.shape[a] for g in candidate.guesses.values() if g.ladder == ladder for a in g.free)
-            larger = (size for size in sizes if size > present)
-            sizes = tuple(sorted(larger, key=lambda size: abs(math.log(size / (present * times)))))
+            larger = (size for size in sizes if _longest(size) > present)
+            sizes = tuple(sorted(larger, key=lambda size: (_longest(size) < present * times, _longest(size))))
         for size in sizes:
             yield candidate.scaled(ladder, size)
+
+
+def _longest(size: int | tuple[int, ...]) -> int:
+    return max(size) if isinstance(size, tuple) else size

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bnlint.failure import out_of_memory
 from bnlint.graph.axes import holds_batch
 from bnlint.graph.fake import Unfollowable
 from bnlint.graph.lazy import copied, has_lazy_layers
+from bnlint.graph.memory import out_of_memory
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind, op_name
 from bnlint.graph.record import Recording, record
@@ -63,11 +63,17 @@ class Outcome:
 
     @cached_property
     def batch_kept(self) -> bool:
-        """True when an output has the batch as one of its first two axes, or is a single number."""
+        """True when an output has the batch as one of its first two axes or a row per token, or is a single number."""
         if not self.finished:
             return False
+        tokens = {
+            self.batch * math.prod(guess.shape[axis] for axis in guess.free)
+            for guess in self.candidate.guesses.values()
+            if guess.ladder == "sequence" and guess.free
+        }
         shapes = [self.graph.shape(n) for node in self.graph.nodes if node.op == "output" for n in node.all_input_nodes]
-        return not shapes or not any(shapes) or any(self.batch in shape[:2] for shape in shapes)
+        kept = (self.batch in shape[:2] or shape[:1] and shape[0] in tokens for shape in shapes)
+        return not any(shapes) or any(kept)
 
     @cached_property
     def smallest_map(self) -> int:

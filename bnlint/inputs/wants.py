@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from bnlint.graph.ops import Kind, module_kind
-from bnlint.inputs.guess import LADDERS, LENGTH, Guess
+from bnlint.inputs.guess import LENGTH, Guess
+
+
+_SIDES = {"signal": 64, "image": 32, "volume": 16}
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ def guesses_for(wanted: Want, batch: int) -> list[Guess]:
         return [Guess((batch, size, side, side), known=(1,), why=why) for side in (1, 4, 8)]
     if wanted.axis == 1 and (wanted.rank or 4) > 2:
         rank = wanted.rank or 4
-        side = LADDERS[wanted.ladder][0]
         free = tuple(range(2, rank))
-        return [Guess((batch, size, *[side] * (rank - 2)), free=free, known=(1,), ladder=wanted.ladder, why=why)]
+        shape = (batch, size, *[_SIDES[wanted.ladder]] * (rank - 2))
+        return [Guess(shape, free=free, known=(1,), ladder=wanted.ladder, why=why)]
     rows = Guess((batch, size), known=(1,), why=why)
     time = Guess((batch, LENGTH, size), free=(1,), known=(2,), why=why)
     swapped = Guess((LENGTH, batch, size), free=(0,), known=(2,), batch=1, why=why)

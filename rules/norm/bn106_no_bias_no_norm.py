@@ -32,16 +32,16 @@ class NoBiasNoNorm(Rule):
         def __init__(self):
             super().__init__()
             self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(16)
             self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-            self.norm2 = nn.BatchNorm2d(16)
             self.conv3 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
             self.norm3 = nn.BatchNorm2d(16)
             self.relu = nn.ReLU()
             self.fc = nn.Linear(16, 10)
 
         def forward(self, x):
-            x = self.relu(self.conv1(x))
-            x = self.relu(self.norm2(self.conv2(x)))
+            x = self.relu(self.norm1(self.conv1(x)))
+            x = self.relu(self.conv2(x))
             x = self.relu(self.norm3(self.conv3(x)))
             return self.fc(x.mean(dim=(2, 3)))
     ```
@@ -54,20 +54,23 @@ class NoBiasNoNorm(Rule):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
-            self.conv2 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-            self.norm2 = nn.BatchNorm2d(16)
+            self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+            self.norm1 = nn.BatchNorm2d(16)
+            self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
             self.conv3 = nn.Conv2d(16, 16, 3, padding=1, bias=False)
             self.norm3 = nn.BatchNorm2d(16)
             self.relu = nn.ReLU()
             self.fc = nn.Linear(16, 10)
 
         def forward(self, x):
-            x = self.relu(self.conv1(x))
-            x = self.relu(self.norm2(self.conv2(x)))
+            x = self.relu(self.norm1(self.conv1(x)))
+            x = self.relu(self.conv2(x))
             x = self.relu(self.norm3(self.conv3(x)))
             return self.fc(x.mean(dim=(2, 3)))
     ```
+
+    On the model's input it is only info: the first layer of a GAN's discriminator has no norm by design, and a missing
+    bias hurts little where the input has zero mean.
 
     Known limits: only convs whose output meets a rectifier directly count. A conv before another conv (depthwise
     separable and low-rank pairs), before a sum, inside a gate (squeeze-and-excitation), with a normalised weight, on a
@@ -103,6 +106,7 @@ class NoBiasNoNorm(Rule):
                 model.place(node),
                 f"neither a bias nor a norm before the nonlinearity; {len(normalised)} other bias-free convs are "
                 f"normalised",
+                severity=Severity.INFO if norms.is_first(node) else Severity.WARNING,
                 help="put the norm back, or give the conv a bias: `bias=True`",
                 evidence={"normalised": len(normalised), "bare": len(bare)},
             )

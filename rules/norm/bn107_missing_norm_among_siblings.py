@@ -122,22 +122,13 @@ def _groups(graph: Graph, norms: Norms) -> list[list[fx.Node]]:
     return [list(group.values()) for group in found.values()]
 
 
-def _behind_a_layer(norms: Norms, node: fx.Node) -> bool:
-    """False for the first layers: those that read the model's input."""
-    from bnlint.graph.norms import PASSIVE
-    from bnlint.graph.ops import Kind
-
-    made = norms.makers(node, PASSIVE | {Kind.ACTIVATION, Kind.ELEMENTWISE, Kind.CAT, Kind.INDEX, Kind.SPLIT})
-    return not any(norms.graph.kind(n) is Kind.INPUT for n in made)
-
-
 def _is_bare(norms: Norms, node: fx.Node) -> bool:
     from bnlint.graph.branches import is_rectifier
     from bnlint.graph.norms import has_normalised_weight
     from bnlint.graph.ops import Kind
 
     graph = norms.graph
-    if has_normalised_weight(graph, node) or not _behind_a_layer(norms, node):
+    if has_normalised_weight(graph, node) or norms.is_first(node):
         return False
     is_conv = graph.kind(node) in (Kind.CONV, Kind.CONV_TRANSPOSE)
     if is_conv and (getattr(graph.module(node), "bias", None) is None or math.prod(graph.shape(node)[2:]) == 1):

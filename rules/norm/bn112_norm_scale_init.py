@@ -87,23 +87,33 @@ class NormScaleInit(Rule):
         assert graph is not None
         norms = Norms(graph)
         modules = dict(model.module.named_modules())
-        seen: set[str] = set()
+        small: dict[bool, dict[str, float]] = {}  # scales by path, constant and drawn ones apart: two causes
+        shifted: dict[str, float] = {}
         for norm in norms:
             module = modules.get(norm.path)
-            if module is None or norm.path in seen or not _is_new(module, batches_seen(model, norm.path)):
+            if module is None or not _is_new(module, batches_seen(model, norm.path)):
                 continue
-            seen.add(norm.path)
             scale, shift = _mean(module, "weight"), _mean(module, "bias")
             if scale is not None and abs(scale) < self.min_scale and not _on_purpose(norms, norm.node, module):
-                message = f"its weight starts at {scale:.2g} on average instead of 1: little of the signal passes"
-                help = "start it at one: `nn.init.ones_(norm.weight)`, and leave norms out of the loop over weights"
+                small.setdefault(_is_constant(module.weight), {})[norm.path] = scale
             elif shift is not None and abs(shift) > self.max_shift:
-                message = f"its bias starts at {shift:.2g} on average instead of 0"
-                help = "start it at zero: `nn.init.zeros_(norm.bias)`"
-            else:
-                continue
-            place = model.place(norm.node) if norm.module is not None else model.place(path=norm.path)
-            yield self.finding(place, message, help=help, evidence={"scale": scale, "shift": shift})
+                shifted[norm.path] = shift
+        for found in small.values():
+            help = "start it at one: `nn.init.ones_(norm.weight)`, and leave norms out of the loop over weights"
+            yield self._finding(model, found, "its weight starts at {:.2g} on average instead of 1", help)
+        if shifted:
+            help = "start it at zero: `nn.init.zeros_(norm.bias)`"
+            yield self._finding(model, shifted, "its bias starts at {:.2g} on average instead of 0", help)
+
+    def _finding(self, model: AuditedModel, found: dict[str, float], message: str, help: str) -> Finding:
+        path, value = next(iter(found.items()))
+        return self.finding(
+            model.place(path=path),
+            message.format(value),
+            help=help,
+            evidence={"mean": value, "norms": len(found)},
+            others=[model.place(path=other) for other in found if other != path],
+        )
 
 
 def _is_new(module: nn.Module, batches: int) -> bool:

@@ -79,7 +79,8 @@ class DeviceBoundForward(Rule):
         assert graph is not None
 
         def starts(node: fx.Node) -> bool:
-            return is_made_without_device(node) or fixed_device(node) == "cpu"
+            # integers moved to the CPU are lengths, which packing a sequence needs there
+            return is_made_without_device(node) or (fixed_device(node) == "cpu" and _is_floating(node))
 
         for node in graph.nodes:
             device = fixed_device(node)
@@ -115,3 +116,8 @@ class DeviceBoundForward(Rule):
                 help="use the device of an input or a parameter, `x.device`",
                 evidence={"error": text.splitlines()[0]},
             )
+
+
+def _is_floating(node: fx.Node) -> bool:
+    dtype = getattr(node.meta.get("val"), "dtype", None)
+    return dtype is None or bool(dtype.is_floating_point)

@@ -74,7 +74,9 @@ class Standardised(nn.Conv2d):
 
 
 def test_neither_bias_nor_norm(severities):
-    assert severities("BN106", discriminator(), "4x3x32x32") == {"0": WARNING}
+    assert severities("BN106", discriminator(), "4x3x32x32") == {"0": INFO}
+    inside = nn.Sequential(*block(3, 8), *block(8, 8, None), *block(8, 8), conv(8, 2))
+    assert severities("BN106", inside, "4x3x32x32") == {"3": WARNING}
 
 
 @pytest.mark.parametrize(

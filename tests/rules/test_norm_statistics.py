@@ -246,10 +246,30 @@ def test_norm_drawn_like_a_weight(severities, static):
     assert severities("BN112", dcgan_init(layers), "4x8", static=static) == {"1": WARNING}
 
 
+def test_one_loop_over_all_norms_is_one_finding(found):
+    rows = found(dcgan_init(nn.Sequential(head(), nn.ReLU(), head())), "4x3x8x8", select=["BN112"])
+    assert [f.modules for f in rows.values()] == [("0.1", "2.1")]
+
+
 def test_large_shift(severities):
     model = head()
     nn.init.ones_(model[1].bias)
     assert severities("BN112", model, "4x3x8x8") == {"1": WARNING}
+
+
+def test_zero_scale_before_windows_are_put_back(severities):
+    """A branch whose result is cut and reordered before it is added, as in window attention."""
+    model = Fn(
+        lambda m, x: x + F.pad(m.n(m.c(x)), (0, 2, 0, 2))[:, :, :8, :8], c=nn.Conv2d(3, 3, 1), n=nn.BatchNorm2d(3)
+    )
+    nn.init.zeros_(model.n.weight)
+    assert severities("BN112", model, "4x3x8x8") == {}
+
+
+def test_zero_scale_without_a_skip_blocks_the_signal(severities):
+    model = head()
+    nn.init.zeros_(model[1].weight)
+    assert severities("BN112", nn.Sequential(model, nn.ReLU(), nn.Conv2d(3, 2, 1)), "4x3x8x8") == {"0.1": WARNING}
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-4])
