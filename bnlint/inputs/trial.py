@@ -72,7 +72,7 @@ class Outcome:
             if guess.ladder == "sequence" and guess.free
         }
         shapes = [self.graph.shape(n) for node in self.graph.nodes if node.op == "output" for n in node.all_input_nodes]
-        kept = (self.batch in shape[:2] or shape[:1] and shape[0] in tokens for shape in shapes)
+        kept = (self.batch in shape[:2] or (shape[:1] and shape[0] in tokens) for shape in shapes)
         return not any(shapes) or any(kept)
 
     @cached_property

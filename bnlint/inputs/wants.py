@@ -10,7 +10,6 @@ from torch import nn
 from bnlint.graph.ops import Kind, module_kind
 from bnlint.inputs.guess import LENGTH, Guess
 
-
 _SIDES = {"signal": 64, "image": 32, "volume": 16}
 
 
