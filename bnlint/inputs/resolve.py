@@ -23,6 +23,7 @@ from bnlint.job import Job
 from bnlint.rule import Place
 
 BATCH = 8
+LARGE = 1 << 22  # numbers in the input, above which there are fewer samples: a video, say
 _OWN_FAULT = (NameError, AttributeError, ImportError, NotImplementedError, RecursionError, SystemExit)  # of any input
 
 
@@ -76,6 +77,8 @@ def _found(model: nn.Module, job: Job) -> Inputs:
     if outcome is None or not _usable(search, outcome):
         raise _not_found(model, search, outcome)
     candidate = bounded(outcome)
+    if job.batch_size is None and candidate.batch == BATCH and candidate.count > LARGE:
+        candidate = candidate.with_batch(max(2, BATCH * LARGE // candidate.count))
     generator = torch.Generator().manual_seed(job.seed)
     dtype = model_dtype(model)
     args, kwargs = build(candidate, search.guesser.parameters, lambda guess: guess.spec().make(generator, dtype))
