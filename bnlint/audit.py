@@ -150,11 +150,12 @@ class _Run:
         if not graph.runs:
             self.report.notes.append("probe skipped: the forward pass does not run")
             return
+        from bnlint.graph.untouched import untouched
         from bnlint.signal.probe import probe
 
         backward = any(rule.phase is Phase.BACKWARD for rule in self.rules)
         job = self.job
-        with self._stage("probe"):
+        with self._stage("probe"), untouched(audited.module, values=True):
             audited.probe = probe(
                 audited.module,
                 given,
