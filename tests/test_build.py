@@ -33,6 +33,7 @@ def project(tmp_path, monkeypatch):
     """Writes files into an empty working directory; the import state is as before afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "net", raising=False)  # another test's
     before = dict(sys.modules)
 
     def write(**files):
