@@ -409,4 +409,4 @@ def test_ten_thousand_layers_cost_little():
     started = time.perf_counter()
     source = locate(model, log)
     assert source.location("l9999").line == build.__code__.co_firstlineno + 2
-    assert logged - bare + time.perf_counter() - started < 1.0
+    assert logged + time.perf_counter() - started < 30 * bare  # linear: quadratic would be thousands

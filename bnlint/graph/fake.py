@@ -76,7 +76,7 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
 
 _SAYINGS = (
     *("tensor subclasses", "FakeTensor", "fake tensor", "data pointer", "'Meta' backend", "meta tensor"),
-    *("DataDependentOutputException", "DynamicOutputShapeException"),  # as TorchScript words them
+    *("DataDependentOutputException", "DynamicOutputShapeException", "TorchScript interpreter"),  # scripted modules
 )
 
 

@@ -88,7 +88,7 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     if "forward" in module.__dict__:
         return False
-    return type(module).forward.__module__.startswith(("torch.nn.modules", "torch.ao.nn", "torch.nn.utils"))
+    return (type(module).forward.__module__ or "").startswith(("torch.nn.modules", "torch.ao.nn", "torch.nn.utils"))
 
 
 class Recorder(TorchFunctionMode):
@@ -239,6 +239,9 @@ class Recorder(TorchFunctionMode):
         return output
 
     def _call_leaf(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
+        if self.recording.fake and isinstance(module, torch.jit.ScriptModule):
+            # the interpreter would remember the fake tensors and fail on real ones afterwards
+            raise Unfollowable(f"`{path}` is compiled by TorchScript", calling_line(2))
         failed = None
         outer, self.path, self.in_leaf = self.path, path, True
         try:
