@@ -29,6 +29,7 @@ ORDER = (
     ("config", "report", "testing", "docgen"),
     ("api",),
     ("bnlint",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,1 @@
+"""The commands of `bnlint`, one file each."""
