@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bnlint.graph.model import AuditedModel
-    from bnlint.graph.record import Recording
     from bnlint.graph.source import Source
     from bnlint.inputs import Inputs
 
@@ -89,6 +88,7 @@ class _Run:
             for rule in self.rules:
                 self._check(rule, audited)
         self._unexplained(audited)
+        self._untraced(audited)
         self.report.findings = sort_findings([_of(self.job, f) for f in _grouped(self.findings)])
 
     def _has_device(self) -> bool:
@@ -120,10 +120,11 @@ class _Run:
         return given
 
     def _trace(self, audited: AuditedModel, given: Inputs) -> None:
+        from bnlint.graph.follow import follow
         from bnlint.graph.model import Graph
 
         with self._stage("trace"):
-            recording, reason = _record(audited.module, given)
+            recording, reason = follow(audited.module, given.args, given.kwargs, given.batch_axes)
             audited.graph = Graph(recording, audited.module)
             self._variants(audited, given)
         self.report.ops = audited.graph.op_count
@@ -219,8 +220,15 @@ class _Run:
         elif error is not None and not explained:
             place = Place("", audited.resolve_call(graph.recording.error_call))
             self._fail(_forward_failed(type(error).__name__, str(error), place))
-        if not graph.runs and self.report.status == "ok":
+
+    def _untraced(self, audited: AuditedModel) -> None:
+        """Says which rules did not run and what was not followed."""
+        from bnlint.untraced import untraced_part
+
+        finding = untraced_part(audited, self.report.skipped_rules)
+        if finding is not None and self.report.status == "ok":
             self.report.status = "partial"
+            self.findings.append(finding)
 
     def _fail(self, finding: Finding) -> None:
         self.report.status = "failed"
@@ -234,25 +242,6 @@ class _Run:
             yield
         finally:
             self.report.seconds[name] = time.perf_counter() - started
-
-
-def _record(model: nn.Module, given: Inputs) -> tuple[Recording, str | None]:
-    """Records on fake tensors; on real ones when fakes cannot follow, or fail where real ones do not."""
-    from bnlint.graph.fake import Unfollowable
-    from bnlint.graph.record import record
-    from bnlint.graph.untouched import untouched
-
-    try:
-        with untouched(model):
-            recording = record(model, given.args, given.kwargs)
-    except Unfollowable as reason:
-        with untouched(model, values=True):
-            return record(model, given.args, given.kwargs, fake=False), str(reason)
-    if recording.error is None and not recording.errors:
-        return recording, None
-    with untouched(model, values=True):
-        real = record(model, given.args, given.kwargs, fake=False, repair=False)
-    return (real, "an op fails only on fake tensors") if real.error is None else (recording, None)
 
 
 def _selected(job: Job) -> dict[str, type[Rule]]:

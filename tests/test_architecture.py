@@ -19,7 +19,7 @@ ORDER = (
     ("rule",),
     ("job", "target", "registry"),
     ("graph",),
-    ("signal", "failure"),
+    ("signal", "failure", "untraced"),
     ("load",),
     ("inputs",),
     ("build",),

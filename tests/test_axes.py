@@ -38,10 +38,11 @@ class Fn(nn.Module):
         return self.function(self, *args)
 
 
-def output_axes(forward, *inputs, **layers):
+def output_axes(forward, *inputs, batch=(), **layers):
     model = Fn(forward, **layers)
     with untouched(model):
-        recording = record(model, tuple(torch.zeros(s) if isinstance(s, tuple) else s for s in inputs))
+        given = tuple(torch.zeros(s) if isinstance(s, tuple) else s for s in inputs)
+        recording = record(model, given, batch_axes=batch)
     assert recording.error is None, recording.error
     graph = Graph(recording, model)
     return [describe(graph.axes(node)) for node in graph.outputs]
@@ -130,6 +131,7 @@ LAYOUTS = {
     ),
     "two inputs share the batch": (lambda m, x, y: torch.cat([m.f(x), m.g(y)], -1), [(4, 5), (4, 6)], {"f": nn.Linear(5, 3), "g": nn.Linear(6, 2)}, "b c"),
     "expand": (lambda m, x: m.f(x)[:, None].expand(4, 7, 3), [(4, 5)], {"f": nn.Linear(5, 3)}, "b ? c"),
+    "encoder layer": (lambda m, x: m.t(x), [(4, 6, 8)], {"t": nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)}, "b t c"),
     "masked": (lambda m, x: m.e(x).masked_fill((x == 0)[..., None], 0.0), [IDS], {"e": nn.Embedding(10, 8)}, "b t c"),
 }  # fmt: skip
 
@@ -138,3 +140,36 @@ LAYOUTS = {
 def test_layout(name):
     forward, inputs, layers, expected = LAYOUTS[name]
     assert output_axes(forward, *inputs, **layers) == [expected]
+
+
+SEQUENCE_FIRST = {
+    "lstm": (lambda m, x: m.l(x)[0], [(6, 4, 5)], [1], {"l": nn.LSTM(5, 7)}, "t b c"),
+    "lstm last step": (lambda m, x: m.l(x)[0][-1], [(6, 4, 5)], [1], {"l": nn.LSTM(5, 7)}, "b c"),
+    "lstm hidden": (lambda m, x: m.l(x)[1][0][-1], [(6, 4, 5)], [1], {"l": nn.LSTM(5, 7)}, "b c"),
+    "linear": (lambda m, x: m.f(x), [(6, 4, 5)], [1], {"f": nn.Linear(5, 8)}, "t b c"),
+    "attention": (
+        lambda m, x: m.h(x, x, x)[0], [(6, 4, 8)], [1], {"h": nn.MultiheadAttention(8, 2)}, "t b c",
+    ),
+    "encoder": (
+        lambda m, x: m.e(x), [(6, 4, 8)], [1], {"e": nn.TransformerEncoderLayer(8, 2, 16)}, "t b c",
+    ),
+    "heads as people write them": (
+        lambda m, x: m.f(x).view(6, 4 * 2, 4).transpose(0, 1), [(6, 4, 5)], [1], {"f": nn.Linear(5, 8)}, "b*c/ t c/",
+    ),
+    "ids": (lambda m, x: m.e(x), [IDS.t()], [1], {"e": nn.Embedding(10, 8)}, "t b c"),
+    "to batch first": (lambda m, x: m.f(x).transpose(0, 1), [(6, 4, 5)], [1], {"f": nn.Linear(5, 8)}, "b t c"),
+    "mean over time": (lambda m, x: m.f(x).mean(0), [(6, 4, 5)], [1], {"f": nn.Linear(5, 8)}, "b c"),
+    "as long as the batch": (lambda m, x: m.f(x), [(4, 4, 5)], [1], {"f": nn.Linear(5, 8)}, "t b c"),
+    "positions without a batch": (
+        lambda m, x, p: m.f(x) + m.e(p), [(4, 6, 5), torch.arange(6)], [0, None], {"f": nn.Linear(5, 8), "e": nn.Embedding(6, 8)}, "b t c",
+    ),
+    "pairs in a list": (
+        lambda m, xs: torch.stack([m.f(xs[0]), m.f(xs[1])]), [[torch.zeros(6, 4, 5), torch.zeros(6, 4, 5)]], [1, 1], {"f": nn.Linear(5, 8)}, "? t b c",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEQUENCE_FIRST)
+def test_layout_whose_batch_is_not_in_front(name):
+    forward, inputs, batch, layers, expected = SEQUENCE_FIRST[name]
+    assert output_axes(forward, *inputs, batch=batch, **layers) == [expected]

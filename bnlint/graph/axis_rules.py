@@ -41,7 +41,7 @@ class _AxisPass:
     def axes(self, node: fx.Node, shape: Shape) -> Axes:
         """The axes of a node's output."""
         if node.op == "placeholder":
-            return self._input(node, shape)
+            return self._input(node, shape, node.meta["batch"][()])
         if node.op == "get_attr":
             return tuple(fresh(Role.UNKNOWN, node.name, dim, size) for dim, size in enumerate(shape))
         if op_name(node) == "getitem" and shape_of(_operand(node)) is None:
@@ -94,12 +94,12 @@ class _AxisPass:
 
     # -- inputs and containers -------------------------------------------------------------------------------------
 
-    def _input(self, node: fx.Node, shape: Shape) -> Axes:
+    def _input(self, node: fx.Node, shape: Shape, batch: int | None) -> Axes:
         axes: list[Axis] = []
         dtype = node.meta["val"].dtype
         for dim, size in enumerate(shape):
-            if dim == 0:
-                origin = self.batches.setdefault(size, Origin(Role.BATCH, node.name, 0, size))
+            if dim == batch:
+                origin = self.batches.setdefault(size, Origin(Role.BATCH, node.name, dim, size))
                 axes.append((Atom(origin, size),) if size != 1 else ())
             else:
                 axes.append(fresh(Role.UNKNOWN, node.name, dim, size))
@@ -113,7 +113,7 @@ class _AxisPass:
             keys.insert(0, source.args[1])
             source = _operand(source)
         if source.op == "placeholder":
-            return self._input(node, shape)
+            return self._input(node, shape, source.meta["batch"][tuple(keys)])
         rule = _RULES.get(source.meta["kind"])
         if rule is None or _error_guess(source):
             return self.by_shape(source, shape)
@@ -172,6 +172,12 @@ class _AxisPass:
         if node.op == "call_module":
             return (*query[:-1], fresh(Role.CHANNEL, node.name, len(shape) - 1, shape[-1]))
         return (*query[:-1], value[-1] if value else fresh(Role.CHANNEL, node.name, len(shape) - 1, shape[-1]))
+
+    def transformer(self, node: fx.Node, shape: Shape) -> Axes:
+        x = _data_axes(node)
+        if x:
+            self.learn(x[-1], Role.CHANNEL)
+        return self.keep(node, shape)
 
     # -- shape-preserving and shape-changing ops -------------------------------------------------------------------
 
@@ -302,7 +308,7 @@ _RULES: dict[Kind, Callable[[_AxisPass, fx.Node, Shape], Axes]] = {
     Kind.EMBEDDING: _AxisPass.embedding,
     Kind.RNN: _AxisPass.rnn,
     Kind.ATTENTION: _AxisPass.attention,
-    Kind.TRANSFORMER: _AxisPass.keep,
+    Kind.TRANSFORMER: _AxisPass.transformer,
     Kind.POOL: _AxisPass.pool,
     Kind.RESHAPE: _AxisPass.reshape,
     Kind.PERMUTE: _AxisPass.permute,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,11 +109,11 @@ class Recorder(TorchFunctionMode):
 
     # -- values and nodes ------------------------------------------------------------------------------------------
 
-    def placeholder(self, name: str, value: Any) -> Any:
-        """An input of the model; `value` may be a tensor or any container of tensors."""
+    def placeholder(self, name: str, value: Any, batch: Mapping[int, int | None]) -> None:
+        """An input of the model, a tensor or any container of tensors; `batch` is the batch axis by tensor id."""
         node = self.graph.placeholder(name)
+        node.meta["batch"] = {index: batch.get(id(tensor), 0) for index, tensor in tensors(value)}
         self._finish(node, value)
-        return value
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that made this tensor; parameters, buffers and constants get a `get_attr` node on first use."""
@@ -297,9 +297,11 @@ def record(
     fake: bool = True,
     repair: bool = True,
     observer: Observer | None = None,
+    batch_axes: Sequence[int | None] = (),
 ) -> Recording:
     """Records `model(*args, **kwargs)`; the model's parameters and buffers are never written to when `fake`.
 
+    `batch_axes` says for every tensor of `(args, kwargs)` which axis is the batch; without it the first one is.
     Raises Unfollowable when fake tensors cannot follow the model. Any other exception that ends the run is kept in
     `Recording.error`, with the graph up to there. The caller restores attributes and modes (`untouched`).
     """
@@ -313,8 +315,9 @@ def record(
             stack.enter_context(mode)
         recorder = Recorder(model, fake=fake, repair=repair, observer=observer)
         recording = recorder.recording
+        batch = {id(tensor): axis for (_, tensor), axis in zip(tensors((args, kwargs)), batch_axes, strict=False)}
         for name, value in _input_names(model, args, kwargs):
-            recorder.placeholder(name, value)
+            recorder.placeholder(name, value, batch)
         stack.enter_context(_followed_calls(recorder))
         try:
             with recorder:

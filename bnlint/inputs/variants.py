@@ -23,7 +23,7 @@ def record_variant(variant: Variant, model: nn.Module, given: Inputs) -> Graph |
     train = model.training and variant is not Variant.EVAL
     try:
         with untouched(model), training_mode(model, train):
-            return Graph(record(model, inputs.args, inputs.kwargs), model)
+            return Graph(record(model, inputs.args, inputs.kwargs, batch_axes=inputs.batch_axes), model)
     except Unfollowable:
         return None
 

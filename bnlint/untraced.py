@@ -1,0 +1,41 @@
+"""The engine's word on a check that did not cover everything: what was not followed, and which rules did not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bnlint.rule import Finding, Place, engine_finding
+
+if TYPE_CHECKING:
+    from bnlint.graph.model import AuditedModel
+
+CHOSEN = frozenset({"--static"})  # reasons that are a person's own choice
+
+
+def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -> Finding | None:
+    """One finding for all that was left out against the person's will; None when everything asked for was done."""
+    graph = audited.graph
+    if graph is None:
+        return None
+    reasons: dict[str, list[str]] = {}
+    for row in skipped:
+        if row["reason"] not in CHOSEN:
+            reasons.setdefault(row["reason"], []).append(row["code"])
+    recording = graph.recording
+    parts, place = [], Place("")
+    if recording.error is not None:
+        parts.append(f"the forward pass ends after {graph.op_count} ops and what comes after was not followed")
+        place = Place("", audited.resolve_call(recording.error_call))
+    elif recording.errors:
+        place = replace(audited.place(recording.errors[0]), node=None)
+    codes = [code for rows in reasons.values() for code in rows]
+    if codes:
+        count = f"{len(codes)} rule{'s' if len(codes) > 1 else ''} did not run"
+        parts.append(f"{count}: {next(iter(reasons))}" if len(reasons) == 1 else count)
+    if not parts:
+        return None
+    note = "\n".join(f"not run: {', '.join(rows)} ({reason})" for reason, rows in reasons.items())
+    evidence = {"skipped": sorted(codes), "ops": graph.op_count}
+    return engine_finding("BN904", "; ".join(parts), note=note, place=place, evidence=evidence)
