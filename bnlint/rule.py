@@ -104,7 +104,6 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
-    variants: ClassVar[frozenset[Variant]] = frozenset()
 
     def __init__(self, **options: Any) -> None:
         """Sets options by name; raises TypeError for one the rule does not have."""

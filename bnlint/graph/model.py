@@ -233,7 +233,8 @@ class AuditedModel:
     inputs: Inputs | None = None
     graph: Graph | None = None
     probe: ProbeFacts | None = None
-    variants: dict[Variant, Graph] = field(default_factory=dict)  # only those that could be recorded
+    record_variant: Callable[[Variant], Graph | None] = lambda variant: None
+    _variants: dict[Variant, Graph | None] = field(default_factory=dict)
 
     def place(self, node: fx.Node | None = None, path: str | None = None) -> Place:
         """Where a finding about a node, or about the module at a path, belongs."""
@@ -264,6 +265,15 @@ class AuditedModel:
             return frozenset()
         leaves = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
         return frozenset(leaves | {call.path for call in self.graph.recording.calls})
+
+    def variant(self, variant: Variant) -> Graph | None:
+        """The model recorded once more, in another mode or on another input size; None when that cannot be done.
+
+        Costs a recording the first time, so first ask the graph whether it can matter.
+        """
+        if variant not in self._variants:
+            self._variants[variant] = self.record_variant(variant)
+        return self._variants[variant]
 
     @property
     def module_calls(self) -> list[ModuleCall]:
