@@ -149,6 +149,7 @@ class _Run:
         from bnlint.signal.probe import probe
 
         backward = any(rule.phase is Phase.BACKWARD for rule in self.rules)
+        passes = frozenset(wanted for rule in self.rules for wanted in rule.passes)
         job = self.job
         with self._stage("probe"), untouched(audited.module, values=True):
             audited.probe = probe(
@@ -160,6 +161,7 @@ class _Run:
                 loss=job.loss,
                 seed=job.seed,
                 backward=backward,
+                passes=passes,
             )
         self.report.device = audited.probe.device
         if audited.probe.failed:
@@ -195,6 +197,8 @@ class _Run:
             return "the forward pass does not run"
         if audited.probe is None or audited.probe.failed:
             return f"the probe stopped: {audited.probe.failed}" if audited.probe else "the probe did not run"
+        if rule.passes - audited.probe.passes:
+            return "its pass in eval mode did not run"
         if phase is Phase.BACKWARD and not audited.probe.backward:
             return "the backward pass did not run"
         return None

@@ -50,6 +50,12 @@ class Variant(enum.Enum):
     LARGER_MAP = "larger map"  # inputs of four axes and more, half as large again along every spatial axis
 
 
+class Pass(enum.Enum):
+    """A further run of the probe, on real data, that is made only when a selected rule asks for it."""
+
+    EVAL_TWICE = "eval twice"  # the same batch two times in eval mode
+
+
 @dataclass(frozen=True)
 class Location:
     """A span of source text; lines and columns count from 1, the end column is exclusive."""
@@ -104,6 +110,7 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
+    passes: ClassVar[frozenset[Pass]] = frozenset()
 
     def __init__(self, **options: Any) -> None:
         """Sets options by name; raises TypeError for one the rule does not have."""
