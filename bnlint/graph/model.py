@@ -169,8 +169,9 @@ class Graph:
         while todo:
             node = heapq.heappop(todo)[1]
             if reached[node] == 3:
-                return (paths[1], paths[2]) if len(paths[1]) >= len(paths[2]) else (paths[2], paths[1])
-            paths[reached[node]].insert(0, node)
+                first, second = paths[1][::-1], paths[2][::-1]
+                return (first, second) if len(first) >= len(second) else (second, first)
+            paths[reached[node]].append(node)
             for source in node.all_input_nodes:
                 if source.op == "get_attr":
                     continue
