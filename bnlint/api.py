@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from bnlint.config import ConfigError, Settings, parse_size, selected_codes
+from bnlint.config import Check, Chosen, ConfigError, Plan, Selection, Settings, choose, parse_size
 from bnlint.job import Report, TargetReport
 from bnlint.registry import load_rules
 from bnlint.rule import Severity
 
 if TYPE_CHECKING:
     import torch
-
-    from bnlint.rule import Rule
 
 Event = Callable[[str, str], None]
 
@@ -41,6 +40,7 @@ def check(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
     rule_paths: Iterable[str | PathLike[str]] = (),
+    preview: bool = False,
     static: bool = False,
     isolate: bool = True,
 ) -> Report:
@@ -62,8 +62,8 @@ def check(
         mode=mode,
         timeout=timeout,
         memory_limit=parse_size(memory_limit) if isinstance(memory_limit, str) else memory_limit,
-        select=_texts(select),
-        ignore=_texts(ignore),
+        selections=(Selection(_texts(select) or None, ignore=_texts(ignore)),),
+        preview=preview,
         rule_paths=_texts(rule_paths),
         static=static,
         isolate=isolate,
@@ -74,7 +74,8 @@ def check(
         raise TypeError("the inputs of a target given as text are specs such as '8x3x32x32', or use input_fn")
     skipped: list[str] = []
     target = fspath(model_or_target)
-    report = check_targets([target], settings, on_skip=lambda name, reason: skipped.append(f"{name}: {reason}"))
+    plan = Plan.of(settings)
+    report = check_targets([target], plan, on_skip=lambda name, reason: skipped.append(f"{name}: {reason}"))
     if not report.targets:
         raise ConfigError(f"there is no model to check in `{target}`" + "".join(f"; {row}" for row in skipped))
     return report
@@ -91,48 +92,74 @@ def assert_clean(model_or_target: Any, inputs: Any = None, *, fail_on: str = "wa
 
 def check_targets(
     targets: Sequence[str],
-    settings: Settings,
+    plan: Plan,
     *,
     on_stage: Event = _ignore,
     on_skip: Event = _ignore,
 ) -> Report:
-    """Checks every model the targets name, in their order.
+    """Checks every model the targets name, in their order; without targets what the plan has configured.
 
     `on_stage` hears the target and the stage that begins, `on_skip` a class that is not checked and why.
     """
+    from bnlint import worker
+
+    rules = functools.cache(load_rules)
+    rows: dict[str, TargetReport] = {}
+    for row in wanted(targets, plan):
+        chosen = choose(rules(row.settings.rule_paths), row.settings)
+        on_stage(row.target, "start")
+        try:
+            checks, skipped = _models(row, plan, on_stage)
+        except worker.TargetFailed as failure:
+            rows[row.target], checks, skipped = _settled(failure.report, chosen), [], []
+        for name, reason in skipped:
+            on_skip(f"{row.target}:{name}", reason)
+        for check in checks:
+            if check.target not in rows:
+                on_stage(check.target, "start")
+                chosen = choose(rules(check.settings.rule_paths), check.settings)
+                rows[check.target] = _checked(check, chosen, on_stage)
+    return Report(list(rows.values()))
+
+
+def wanted(targets: Sequence[str], plan: Plan) -> list[Check]:
+    """What the targets name, folders as their files; without targets what the plan has configured."""
+    from bnlint import target
+
+    if targets:
+        return [row for text in target.expand(targets) for row in plan.checks(text)]
+    return [Check(text, row.settings) for row in plan.configured for text in target.expand([row.target])]
+
+
+def _checked(check: Check, chosen: Chosen, on_stage: Event) -> TargetReport:
+    from bnlint import worker
+
+    job = check.settings.job(check.target, chosen.rules, chosen.options)
+    return _settled(worker.check(job, **_limits(check.settings, on_stage)), chosen)
+
+
+def _models(row: Check, plan: Plan, on_stage: Event) -> tuple[list[Check], list[tuple[str, str]]]:
+    """The targets in a file given without a name, and what it leaves out; any other target is itself."""
     from bnlint import target, worker
 
-    rules, codes = _selection(settings)
-    limits: dict[str, Any] = {
+    parsed = target.parse(row.target)
+    if parsed.path is None or parsed.attribute is not None or not parsed.path.is_file():
+        return [row], []
+    names, skipped = worker.discover(parsed.path, **_limits(row.settings, on_stage))
+    configured = {name: [check for check in plan.checks(name) if check in plan.configured] for name in names}
+    checks = [check for name in names for check in configured[name] or [Check(name, row.settings)]]
+    others = [check for check in plan.in_file(parsed.path) if check not in checks and check.target != row.target]
+    told = {target.parse(check.target).attribute for check in others}
+    return checks + others, [(name, reason) for name, reason in skipped if name not in told]
+
+
+def _limits(settings: Settings, on_stage: Event) -> dict[str, Any]:
+    return {
         "timeout": settings.timeout,
         "memory_limit": settings.memory_limit,
         "on_stage": on_stage,
         "isolate": settings.isolate,
     }
-    rows: dict[str, TargetReport] = {}
-    for text in target.expand(targets):
-        on_stage(text, "start")
-        try:
-            names, skipped = _models(text, limits)
-        except worker.TargetFailed as failure:
-            rows[text], names, skipped = failure.report, [], []
-        for name, reason in skipped:
-            on_skip(f"{text}:{name}", reason)
-        for name in names:
-            if name not in rows:
-                on_stage(name, "start")
-                rows[name] = worker.check(settings.job(name, rules), **limits)
-    return Report([_settled(row, codes) for row in rows.values()])
-
-
-def _models(text: str, limits: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The targets in a file given without a name, and what it leaves out; any other target is itself."""
-    from bnlint import target, worker
-
-    parsed = target.parse(text)
-    if parsed.path is None or parsed.attribute is not None or not parsed.path.is_file():
-        return [text], []
-    return worker.discover(parsed.path, **limits)
 
 
 def _check_module(model: Any, settings: Settings, inputs: Any) -> Report:
@@ -141,21 +168,23 @@ def _check_module(model: Any, settings: Settings, inputs: Any) -> Report:
         raise TypeError(f"expected a torch.nn.Module or a target such as 'path.py:Net', got {type(model).__name__}")
     from bnlint import audit
 
-    rules, codes = _selection(settings)
-    job = settings.job(type(model).__qualname__, rules)
-    return Report([_settled(audit.audit_module(model, job, inputs), codes)])
+    chosen = choose(load_rules(settings.rule_paths), settings)
+    job = settings.job(type(model).__qualname__, chosen.rules, chosen.options)
+    return Report([_settled(audit.audit_module(model, job, inputs), chosen)])
 
 
-def _selection(settings: Settings) -> tuple[list[str], frozenset[str]]:
-    """The codes of the rules to run, and of everything that may be reported."""
-    rules: dict[str, type[Rule]] = load_rules(settings.rule_paths)
-    codes = selected_codes(rules, settings.select, settings.ignore)
-    return [code for code in rules if code in codes], codes
-
-
-def _settled(row: TargetReport, codes: Collection[str]) -> TargetReport:
-    """The report with only what was selected, each finding knowing its target."""
-    found = [dataclasses.replace(f, target=f.target or row.target) for f in row.findings if f.code in codes]
+def _settled(row: TargetReport, chosen: Chosen) -> TargetReport:
+    """The report with only what was selected, each finding with its target and its configured severity."""
+    found = [
+        dataclasses.replace(
+            f,
+            target=f.target or row.target,
+            severity=chosen.severity.get(f.code, f.severity),
+            suppressed=f.suppressed or chosen.ignored(f),
+        )
+        for f in row.findings
+        if f.code in chosen.codes
+    ]
     return dataclasses.replace(row, findings=found)
 
 

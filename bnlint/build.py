@@ -38,12 +38,15 @@ class Built:
     name: str
 
 
-def build(target: Target, seed: int = 0, emit: Emit = lambda stage: None) -> Built:
-    """Imports the target's module and builds its model; raises BuildError (BN901, BN902)."""
+def build(target: Target, seed: int = 0, emit: Emit = lambda stage: None, root: str = "") -> Built:
+    """Imports the target's module and builds its model; raises BuildError (BN901, BN902).
+
+    A package is also looked for in the folder `root`.
+    """
     with as_script(target), ConstructionLog() as log:
         emit("import")
         _seed(seed)
-        module = load(target)
+        module = load(target, root)
         emit("construct")
         _seed(seed)
         model = _construct(_attribute(module, target), target)

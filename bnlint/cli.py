@@ -13,12 +13,14 @@ import click
 
 import bnlint
 from bnlint.commands.check import check
+from bnlint.commands.init import init_config
 from bnlint.commands.rules import rule, rules, version_command
 from bnlint.config import ConfigError
 from bnlint.registry import RegistryError
 from bnlint.report.terminal import put
 from bnlint.report.text import clean
 from bnlint.target import TargetError
+from bnlint.whole import WriteError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         put(f"Error: {clean(error.format_message())}", sys.stderr)
         put(f"Try `{context.command_path} --help`." if context else "", sys.stderr)
-    except (ConfigError, RegistryError, TargetError) as error:
+    except (ConfigError, RegistryError, TargetError, WriteError) as error:
         put(f"Error: {clean(str(error))}", sys.stderr)
     except (click.Abort, KeyboardInterrupt):
         put("interrupted", sys.stderr)
@@ -66,5 +68,5 @@ def cli() -> None:
     """
 
 
-for _command in (check, rules, rule, version_command):
+for _command in (check, init_config, rules, rule, version_command):
     cli.add_command(_command)

@@ -1,4 +1,4 @@
-"""Writes what is generated from the rules: `docs/rules/*.md` and the table in the README.
+"""Writes what is generated: `docs/rules/*.md`, the tables in the README and in the docs, the configuration's schema.
 
 `python -m bnlint.docgen` writes, `python -m bnlint.docgen --check` only says what is stale and exits 1.
 """
@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from bnlint.config.keys import INPUT_KEYS, KEYS, RUN_KEYS, TARGET_KEYS
+from bnlint.config.kinds import Key
+from bnlint.config.schema import NAME, schema
 from bnlint.registry import load_rules
 from bnlint.rule import ENGINE_CODES, Rule
 
@@ -54,6 +59,23 @@ def table(rules: dict[str, type[Rule]]) -> str:
     return "\n".join(["| code | name | severity | what it finds |", "|---|---|---|---|", *rows])
 
 
+def keys_table(keys: Iterable[Key]) -> str:
+    """Keys of the configuration as a Markdown table."""
+    rows = [f"| `{k.name}` | {k.kind.words} | {_default(k.default)} | {k.help} |" for k in keys]
+    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def _default(value: object) -> str:
+    return "" if value is None else f"`{json.dumps(value)}`"
+
+
+def _between(text: str, mark: str, content: str) -> str:
+    """The text with what stands between two marks replaced."""
+    before, _, rest = text.partition(mark)
+    after = rest.partition(mark)[2]
+    return f"{before}{mark}\n{content}\n{mark}{after}"
+
+
 def generated(root: Path) -> dict[Path, str]:
     """Every generated file with the text it should have."""
     rules = load_rules()
@@ -61,9 +83,14 @@ def generated(root: Path) -> dict[Path, str]:
     index = table(rules).replace("](docs/rules/", "](")
     files[root / "docs" / "rules" / "index.md"] = f"{_GENERATED}\n\n# Rules\n\n{index}\n"
     readme = root / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(_MARK)
-    after = rest.partition(_MARK)[2]
-    files[readme] = f"{before}{_MARK}\n{table(rules)}\n{_MARK}{after}"
+    files[readme] = _between(readme.read_text(encoding="utf-8"), _MARK, table(rules))
+    reference = root / "docs" / "configuration.md"
+    text = reference.read_text(encoding="utf-8")
+    own = [key for key in TARGET_KEYS if key not in RUN_KEYS]
+    for name, keys in (("keys", KEYS), ("target keys", own), ("input keys", INPUT_KEYS)):
+        text = _between(text, f"<!-- {name} -->", keys_table(keys))
+    files[reference] = text
+    files[root / NAME] = json.dumps(schema(rules), indent=2) + "\n"
     return files
 
 

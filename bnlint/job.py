@@ -28,6 +28,7 @@ class Job:
     select: tuple[str, ...] = ()  # resolved rule codes; empty means all
     rule_paths: tuple[str, ...] = ()
     rule_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    root: str = ""  # a folder that packages are also imported from
     debug: bool = False
 
     def to_json(self) -> str:

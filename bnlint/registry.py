@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import pkgutil
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -70,12 +70,23 @@ def _built_in() -> Iterator[tuple[str, type[Rule]]]:
 
 
 def _plugins() -> Iterator[tuple[str, type[Rule]]]:
-    from importlib.metadata import entry_points  # slow to import, and `--help` does without
+    if not any(map(_may_offer_rules, sys.path)):
+        return
+    from importlib.metadata import entry_points  # as slow to import as everything else together
 
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: (e.name, e.value)):
         origin = f"plugin `{entry.dist.name if entry.dist else entry.name}`"
         for rule in _entry_rules(entry, origin):
             yield origin, rule
+
+
+def _may_offer_rules(place: str) -> bool:
+    """Whether a place that packages are imported from may hold a plugin."""
+    folder = Path(place or ".")
+    if not folder.is_dir():
+        return folder.exists()  # a zip file
+    names = (file.read_bytes() for file in folder.glob("*-info/entry_points.txt"))
+    return any(ENTRY_POINTS.encode() in text for text in names)
 
 
 def _entry_rules(entry: EntryPoint, origin: str) -> list[type[Rule]]:
@@ -107,8 +118,8 @@ def _python_files(folder: Path) -> Sequence[Path]:
 
 
 def _load_file(file: Path) -> ModuleType:
-    digest = hashlib.sha256(str(file.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
-    name = f"bnlint_rule_path_{digest}_{file.stem}"
+    digest = zlib.crc32(str(file.resolve()).encode(errors="surrogateescape"))
+    name = f"bnlint_rule_path_{digest:08x}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise RegistryError(f"rule path `{file.as_posix()}` is not a Python file")

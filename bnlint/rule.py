@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import enum
-import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
@@ -41,6 +40,14 @@ class Phase(enum.Enum):
         return list(Phase).index(self)
 
 
+class State(enum.Enum):
+    """Where a rule is in its life: a preview rule runs only with `--preview`, a deprecated one will go."""
+
+    PREVIEW = "preview"
+    STABLE = "stable"
+    DEPRECATED = "deprecated"
+
+
 class Variant(enum.Enum):
     """A second recording, on fake tensors, that a rule compares the first with."""
 
@@ -48,12 +55,6 @@ class Variant(enum.Enum):
     BATCH_OF_ONE = "batch of one"
     LARGER_BATCH = "larger batch"  # one sample more
     LARGER_MAP = "larger map"  # inputs of four axes and more, half as large again along every spatial axis
-
-
-class Pass(enum.Enum):
-    """A further run of the probe, on real data, that is made only when a selected rule asks for it."""
-
-    EVAL_TWICE = "eval twice"  # the same batch two times in eval mode
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ class Finding:
     @property
     def fingerprint(self) -> str:
         """Stable under edits that move lines: code, target and module path."""
+        import hashlib  # loads OpenSSL, and `--help` does without
+
         key = "\0".join((self.code, self.target, self.module_path or (self.location.file if self.location else "")))
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
@@ -110,7 +113,9 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
-    passes: ClassVar[frozenset[Pass]] = frozenset()
+    variants: ClassVar[frozenset[Variant]] = frozenset()
+    state: ClassVar[State] = State.STABLE
+    since: ClassVar[str] = "0.1.0"  # the version that brought the rule, or put it into this state
 
     def __init__(self, **options: Any) -> None:
         """Sets options by name; raises TypeError for one the rule does not have."""
@@ -159,10 +164,9 @@ class Rule:
         for base in reversed(cls.__mro__):
             if base in (Rule, object):
                 continue
-            hints = get_type_hints(base)
-            for key in inspect.get_annotations(base):
-                if not key.startswith("_") and getattr(hints[key], "__origin__", None) is not ClassVar:
-                    found[key] = (hints[key], getattr(cls, key))
+            for key, kind in inspect.get_annotations(base, eval_str=True).items():
+                if not key.startswith("_") and getattr(kind, "__origin__", None) is not ClassVar:
+                    found[key] = (kind, getattr(cls, key))
         return found
 
     @classmethod

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Parts of the engine, lowest first: each imports what stands above it in this list, and its own files.
 ORDER = (
-    ("rule",),
+    ("rule", "whole"),
     ("job", "target", "registry"),
     ("graph",),
     ("signal", "failure", "untraced"),
@@ -26,7 +26,8 @@ ORDER = (
     ("audit",),
     ("worker",),
     ("child",),
-    ("config", "report", "testing", "docgen"),
+    ("config", "report", "testing"),
+    ("docgen",),
     ("api",),
     ("bnlint",),
     ("commands",),

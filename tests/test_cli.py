@@ -205,7 +205,7 @@ class TestUsage:
     def test_options_are_under_headings(self, run: Run) -> None:
         out = run("check", "--help")[1]
         headings = [line for line in out.split("\n") if re.fullmatch(r"\w[\w ]*:", line)]
-        assert headings == ["Input:", "Run:", "Rules:", "Output:", "Other options:"]
+        assert headings == ["Input:", "Run:", "Rules:", "Configuration:", "Output:", "Other options:"]
 
 
 class TestOptions:
@@ -298,7 +298,7 @@ class TestOutput:
         def deny(*args: object, **options: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(Path, "write_text", deny)
+        monkeypatch.setattr(Path, "write_bytes", deny)
         code, _, err = run("check", "net.py:Net", "--output-file", "report.txt")
         assert code == 2
         assert "report.txt" in err

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnlint.config import FAMILIES, LOSS_ALIASES, LOSSES, ConfigError, Settings, parse_size, selected_codes
+from bnlint.config import FAMILIES, LOSS_ALIASES, LOSSES, ConfigError, Selection, Settings, parse_size, selected_codes
 from bnlint.rule import ENGINE_CODES, Phase, Rule, Severity
 
 
@@ -16,8 +16,12 @@ CODES = ("BN101", "BN102", "BN110", "BN201", "XX101", "XXY100")
 RULES = {code: rule(code, f"rule-{code.lower()}") for code in CODES}
 
 
+def layer(select: list[str], ignore: list[str]) -> list[Selection]:
+    return [Selection(tuple(select) or None, ignore=tuple(ignore))]
+
+
 def chosen(select: list[str], ignore: list[str]) -> set[str]:
-    return set(selected_codes(RULES, select, ignore)) - set(ENGINE_CODES)
+    return set(selected_codes(RULES, layer(select, ignore))) - set(ENGINE_CODES)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +68,14 @@ def test_the_order_of_selectors_does_not_matter(selectors: list[str], random: ob
 def test_an_unknown_selector_suggests(selector: str, near: str) -> None:
     for select, ignore in (([selector], []), ([], [selector])):
         with pytest.raises(ConfigError, match="unknown rule selector") as caught:
-            selected_codes(RULES, select, ignore)
+            selected_codes(RULES, layer(select, ignore))
         assert f"`{near}" in str(caught.value)
 
 
 @pytest.mark.parametrize("ignore", [["ALL"], ["BN", "XX", "XXY"]])
 def test_a_selection_without_rules_is_an_error(ignore: list[str]) -> None:
     with pytest.raises(ConfigError, match="no rule to run"):
-        selected_codes(RULES, [], ignore)
+        selected_codes(RULES, layer([], ignore))
 
 
 def test_a_family_without_rules_yet_is_not_unknown() -> None:
@@ -79,14 +83,14 @@ def test_a_family_without_rules_yet_is_not_unknown() -> None:
 
 
 def test_that_a_check_did_not_happen_cannot_be_ignored() -> None:
-    codes = selected_codes(RULES, ["BN101"], ["BN9", "BN904", "rule-crashed"])
+    codes = selected_codes(RULES, layer(["BN101"], ["BN9", "BN904", "rule-crashed"]))
     assert {code for code in ENGINE_CODES if code not in codes} == {
         code for code, row in ENGINE_CODES.items() if row.severity is not Severity.ERROR
     }
 
 
 def test_selecting_rules_keeps_what_bnlint_says_itself() -> None:
-    assert selected_codes(RULES, ["BN101"]) == {"BN101", *ENGINE_CODES}
+    assert selected_codes(RULES, layer(["BN101"], [])) == {"BN101", *ENGINE_CODES}
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class _Entry:
 
 
 def with_plugin(monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    monkeypatch.setattr("bnlint.registry._may_offer_rules", lambda place: True)
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda group: [_Entry(value)] if group == "bnlint.rules" else []
     )
@@ -214,3 +215,18 @@ class TestResolve:
         with pytest.raises(RegistryError) as caught:
             resolve("qqqqqqq", RULES)
         assert "did you mean" not in str(caught.value)
+
+
+def test_an_installed_package_offers_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "some_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bnlint.rules]\nown = some_plugin_rules\n")
+    (tmp_path / "some_plugin_rules.py").write_text(
+        "from bnlint.rule import Phase, Rule, Severity\n\n\nclass Own(Rule):\n"
+        '    """Finds nothing."""\n\n    code = "XX301"\n    name = "own-of-plugin"\n'
+        "    severity = Severity.INFO\n    phase = Phase.MODULES\n\n    def check(self, model):\n        return iter(())\n"
+    )
+    assert "XX301" not in load_rules()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "XX301" in load_rules()

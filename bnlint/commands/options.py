@@ -1,13 +1,18 @@
-"""What the commands share: options listed under headings, and environment variables for all of them."""
+"""What the commands share: options under headings, environment variables for all of them, and what they plan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from bnlint.config import DTYPES, LOSSES, MODES, Plan, find_config, folder_of, parse_size
+from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 ENVIRONMENT = {"auto_envvar_prefix": "BNLINT"}  # BNLINT_SEED=1 is --seed 1
 
 
@@ -37,3 +42,51 @@ class Command(click.Command):
 def option(heading: str, *names: str, **settings: Any) -> Callable[[_Function], _Function]:
     """`click.option` under a heading."""
     return click.option(*names, cls=Option, heading=heading, **settings)
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return parse_size(value) if value else None
+
+
+_CHECKING = (
+    click.argument("targets", nargs=-1),
+    option("Input", "--input", "inputs", multiple=True, metavar="SPEC", help="8x3x32x32, int64[8,9]<100, name=SPEC."),
+    option("Input", "--input-fn", metavar="FILE:FUNCTION", help="Function that returns a tensor, a tuple or a dict."),
+    option("Input", "--batch-size", type=click.IntRange(min=1), help="Samples in the batch when no --input says it."),
+    option("Run", "--loss", metavar="NAME", help=f"Loss for the backward pass: {', '.join(LOSSES)}."),
+    option("Run", "--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
+    option("Run", "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, xpu, or auto."),
+    option("Run", "--dtype", metavar="NAME", help=f"Convert the model to one of {', '.join(DTYPES)}."),
+    option("Run", "--mode", type=click.Choice(MODES), default="train", show_default=True, help="Mode of the model."),
+    option("Run", "--static/--no-static", help="Stop before the model runs on data: only modules and graph."),
+    option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
+    option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),
+    option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
+    option("Rules", "--select", multiple=True, metavar="RULES", help="Codes, prefixes (BN2), names, families or ALL."),
+    option("Rules", "--extend-select", multiple=True, metavar="RULES", help="Run these, too."),
+    option("Rules", "--ignore", multiple=True, metavar="RULES", help="Do not run these; the more specific one wins."),
+    option("Rules", "--preview/--no-preview", help="Also run rules that are in preview."),
+    option("Rules", "--rule-path", "rule_paths", multiple=True, metavar="PATH", help="File or folder with more rules."),
+    option("Configuration", "--config", "configs", multiple=True, metavar="FILE|KEY=VALUE", help="File or setting."),
+    option("Configuration", "--isolated", is_flag=True, help="Read no configuration file."),
+    option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint."),
+)
+
+
+def checking(function: _Function) -> _Function:
+    """Gives a command the targets and the options of a check, for `planned`."""
+    for decorate in reversed(_CHECKING):
+        function = decorate(function)
+    return function
+
+
+def planned(ctx: click.Context, targets: Sequence[str], configs: Sequence[str], isolated: bool) -> Plan:
+    """What the targets, the configuration and the options given, here or as a variable, say."""
+    paths = [target.path for target in map(parse, targets) if target.path is not None]
+    return Plan(find_config(folder_of(paths), configs, isolated=isolated), given(ctx))
+
+
+def given(ctx: click.Context) -> dict[str, Any]:
+    """The options that the user gave."""
+    told = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) in told}
