@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bnlint.job import Job, TargetReport, sort_findings
@@ -55,6 +56,7 @@ def audit_module(
     keep_parameters: bool = False,
 ) -> TargetReport:
     """Audits a built model and leaves it as it was; `inputs` (tensor, tuple or dict) overrides the job's."""
+    from bnlint.graph.compiler import no_compiler
     from bnlint.graph.model import AuditedModel
     from bnlint.graph.source import locate
     from bnlint.graph.untouched import training_mode, untouched
@@ -64,7 +66,8 @@ def audit_module(
     rules = [rule(**job.rule_options.get(code, {})) for code, rule in _selected(job).items()]
     run = _Run(job, rules, emit, TargetReport(job.target, device=job.device, parameters=_count(model)))
     audited = AuditedModel(model, name or type(model).__name__, source or locate(model, None), job.loss, job.mode)
-    with untouched(model, values=True, parameters=keep_parameters), training_mode(model, job.mode == "train"):
+    kept = untouched(model, values=True, parameters=keep_parameters)
+    with no_compiler(), kept, training_mode(model, job.mode == "train"):
         run.stages(audited, inputs, user_module)
     return run.report
 
@@ -122,25 +125,16 @@ class _Run:
     def _trace(self, audited: AuditedModel, given: Inputs) -> None:
         from bnlint.graph.follow import follow
         from bnlint.graph.model import Graph
+        from bnlint.inputs.variants import record_variant
 
         with self._stage("trace"):
             recording, reason = follow(audited.module, given.args, given.kwargs, given.batch_axes)
             audited.graph = Graph(recording, audited.module)
-            self._variants(audited, given)
+            if recording.fake and recording.error is None:
+                audited.record_variant = partial(record_variant, model=audited.module, given=given)
         self.report.ops = audited.graph.op_count
         if reason:
             self.report.notes.append(f"recorded on real tensors: {reason}")
-
-    def _variants(self, audited: AuditedModel, given: Inputs) -> None:
-        from bnlint.inputs.variants import record_variant
-
-        graph = audited.graph
-        if graph is None or not graph.recording.fake or graph.recording.error is not None:
-            return
-        for variant in sorted({v for rule in self.rules for v in rule.variants}, key=lambda v: v.value):
-            found = record_variant(variant, audited.module, given)
-            if found is not None:
-                audited.variants[variant] = found
 
     def _probe(self, audited: AuditedModel, given: Inputs) -> None:
         graph = audited.graph
@@ -155,6 +149,7 @@ class _Run:
         from bnlint.signal.probe import probe
 
         backward = any(rule.phase is Phase.BACKWARD for rule in self.rules)
+        passes = frozenset(wanted for rule in self.rules for wanted in rule.passes)
         job = self.job
         with self._stage("probe"), untouched(audited.module, values=True):
             audited.probe = probe(
@@ -166,6 +161,7 @@ class _Run:
                 loss=job.loss,
                 seed=job.seed,
                 backward=backward,
+                passes=passes,
             )
         self.report.device = audited.probe.device
         if audited.probe.failed:
@@ -201,6 +197,8 @@ class _Run:
             return "the forward pass does not run"
         if audited.probe is None or audited.probe.failed:
             return f"the probe stopped: {audited.probe.failed}" if audited.probe else "the probe did not run"
+        if rule.passes - audited.probe.passes:
+            return "its pass in eval mode did not run"
         if phase is Phase.BACKWARD and not audited.probe.backward:
             return "the backward pass did not run"
         return None

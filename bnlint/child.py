@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import json
 import os
 import sys
@@ -61,8 +62,11 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], channel: _Channel) -> None:
     started = time.perf_counter()
+    gc.disable()
     import torch  # noqa: F401  # before the limit, which is about the user's code
 
+    gc.freeze()  # what the import made stays; looking through it again and again takes a tenth of the time
+    gc.enable()
     start = time.perf_counter() - started
     job, limit = Job.from_json(request["job"]), request["limit"]
     _limit_memory(limit)

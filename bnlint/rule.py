@@ -57,6 +57,12 @@ class Variant(enum.Enum):
     LARGER_MAP = "larger map"  # inputs of four axes and more, half as large again along every spatial axis
 
 
+class Pass(enum.Enum):
+    """A further run of the probe, on real data, that is made only when a selected rule asks for it."""
+
+    EVAL_TWICE = "eval twice"  # the same batch two times in eval mode
+
+
 @dataclass(frozen=True)
 class Location:
     """A span of source text; lines and columns count from 1, the end column is exclusive."""
@@ -113,7 +119,7 @@ class Rule:
     name: ClassVar[str]
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
-    variants: ClassVar[frozenset[Variant]] = frozenset()
+    passes: ClassVar[frozenset[Pass]] = frozenset()
     state: ClassVar[State] = State.STABLE
     since: ClassVar[str] = "0.1.0"  # the version that brought the rule, or put it into this state
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
+from torch.fx.node import map_aggregate
 
 from bnlint.graph.axes import is_batch
 from bnlint.graph.frames import Call
@@ -26,6 +27,20 @@ class Fixed:
     node: fx.Node | None
     call: Call | None
     what: str
+
+
+def may_fix_batch(graph: Graph, batch: int) -> bool:
+    """False when no op says the number of samples, so that trying another is not worth a recording."""
+    return any(_says(graph, node, batch) for node in graph.nodes)
+
+
+def _says(graph: Graph, node: fx.Node, batch: int) -> bool:
+    if graph.kind(node) in (Kind.FACTORY, Kind.CONSTANT):
+        return batch in graph.shape(node)
+    said: list[Any] = []
+    if node.op in ("call_function", "call_method"):
+        map_aggregate((node.args, node.kwargs), said.append)
+    return batch in [value for value in said if isinstance(value, int)]
 
 
 def fails(base: Graph, variant: Graph) -> bool:
@@ -106,6 +121,11 @@ def _state(base: Graph, names: dict[str, fx.Node], variant: Graph, failed: fx.No
     return None
 
 
+def squeezes(graph: Graph) -> bool:
+    """True when some op drops axes without naming them."""
+    return any(op_name(n) == "squeeze" and argument(n, 1, "dim", None) is None for n in graph.nodes)
+
+
 def swallowing_squeeze(base: Graph, one: Graph) -> fx.Node | None:
     """The squeeze that drops a batch of one, where the run then fails or ends with another number of axes."""
     names = {node.name: node for node in one.nodes}
@@ -139,4 +159,4 @@ def misfit(graph: Graph, node: fx.Node) -> int | None:
     return lead if known and fits else None
 
 
-__all__ = ["Fixed", "fails", "fixed_batch", "misfit", "sizes_asked", "swallowing_squeeze"]
+__all__ = ["Fixed", "fails", "fixed_batch", "may_fix_batch", "misfit", "sizes_asked", "squeezes", "swallowing_squeeze"]

@@ -30,6 +30,28 @@ class Unfollowable(Exception):
         self.reason, self.call = reason, call
 
 
+class FakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """torch's, with the shapes of a batch norm at hand: its own way there is a hundred small ops, in every norm."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs one op on fake tensors."""
+        if func is torch.ops.aten.native_batch_norm.default and _sizes_agree(*args[:5]):
+            x, training = args[0], args[5]
+            count, dtype = x.shape[1] if training else 0, _statistics_dtype(x)
+            with self:
+                return torch.empty_like(x), *(x.new_empty(count, dtype=dtype) for _ in range(2))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _sizes_agree(x: torch.Tensor, *per_channel: torch.Tensor | None) -> bool:
+    tensors = [t for t in per_channel if t is not None]
+    return x.ndim > 1 and all(isinstance(t, FakeTensor) and t.shape == x.shape[1:2] for t in tensors)
+
+
+def _statistics_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
 @contextmanager
 def fake_state(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
     """Every parameter, buffer and plain tensor attribute replaced by a fake one, so that no op can reach real data."""
@@ -71,7 +93,20 @@ def quiet_failures() -> Iterator[None]:
 
 def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     """A fake tensor of the same shape, dtype, device and strides; a fake one is returned as it is."""
-    return tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor, static_shapes=True)
+    if isinstance(tensor, FakeTensor):
+        return tensor
+    if not _is_plain(tensor):
+        return mode.from_tensor(tensor, static_shapes=True)
+    with mode:
+        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    fake._is_param = isinstance(tensor, nn.Parameter)
+    return fake.requires_grad_(tensor.requires_grad)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """True when shape, strides, dtype and device say it all."""
+    dense = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+    return type(tensor) in (torch.Tensor, nn.Parameter) and dense and tensor.is_leaf and not tensor._is_view()
 
 
 _SAYINGS = (

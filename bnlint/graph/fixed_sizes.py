@@ -11,7 +11,7 @@ from bnlint.graph.extents import extents
 from bnlint.graph.features import feature_axis, flattened, mismatched
 from bnlint.graph.model import Graph
 from bnlint.graph.operands import clashes, guessed
-from bnlint.graph.ops import Kind
+from bnlint.graph.ops import Kind, op_name
 
 _LARGEST = 2048
 
@@ -23,6 +23,24 @@ class OneSize:
     node: fx.Node
     source: fx.Node | None
     what: str
+
+
+def may_fix_size(graph: Graph) -> bool:
+    """False when no op could refuse a larger map, so that trying one is not worth a recording."""
+    return any(_may_fix(graph, node) for node in graph.nodes)
+
+
+def _may_fix(graph: Graph, node: fx.Node) -> bool:
+    kind, source = graph.kind(node), graph.data(node)
+    if kind is Kind.RESHAPE and source is not None and len(graph.shape(source)) > 2:
+        made = graph.origins(source, frozenset((Kind.SAME, Kind.DROPOUT, Kind.ACTIVATION, Kind.NORM)))
+        return not all(graph.kind(n) is Kind.POOL and "adaptive" in op_name(n).lower() for n in made)
+    if kind is Kind.LINEAR:
+        return bool(roles(feature_axis(graph, node)) & {Role.SPATIAL, Role.SEQUENCE})
+    module = graph.module(node)
+    if isinstance(module, nn.LayerNorm):
+        return len(module.normalized_shape) > 1
+    return kind in (Kind.ADD, Kind.MUL) and any(n.op == "get_attr" for n in node.all_input_nodes)
 
 
 def only_size(base: Graph, larger: Graph) -> OneSize | None:
@@ -64,4 +82,4 @@ def accepted(graph: Graph, source: fx.Node) -> tuple[tuple[int, int], ...] | Non
     return tuple(found)
 
 
-__all__ = ["OneSize", "accepted", "only_size"]
+__all__ = ["OneSize", "accepted", "may_fix_size", "only_size"]

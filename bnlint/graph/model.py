@@ -169,8 +169,9 @@ class Graph:
         while todo:
             node = heapq.heappop(todo)[1]
             if reached[node] == 3:
-                return (paths[1], paths[2]) if len(paths[1]) >= len(paths[2]) else (paths[2], paths[1])
-            paths[reached[node]].insert(0, node)
+                first, second = paths[1][::-1], paths[2][::-1]
+                return (first, second) if len(first) >= len(second) else (second, first)
+            paths[reached[node]].append(node)
             for source in node.all_input_nodes:
                 if source.op == "get_attr":
                     continue
@@ -233,7 +234,8 @@ class AuditedModel:
     inputs: Inputs | None = None
     graph: Graph | None = None
     probe: ProbeFacts | None = None
-    variants: dict[Variant, Graph] = field(default_factory=dict)  # only those that could be recorded
+    record_variant: Callable[[Variant], Graph | None] = lambda variant: None
+    _variants: dict[Variant, Graph | None] = field(default_factory=dict)
 
     def place(self, node: fx.Node | None = None, path: str | None = None) -> Place:
         """Where a finding about a node, or about the module at a path, belongs."""
@@ -264,6 +266,15 @@ class AuditedModel:
             return frozenset()
         leaves = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
         return frozenset(leaves | {call.path for call in self.graph.recording.calls})
+
+    def variant(self, variant: Variant) -> Graph | None:
+        """The model recorded once more, in another mode or on another input size; None when that cannot be done.
+
+        Costs a recording the first time, so first ask the graph whether it can matter.
+        """
+        if variant not in self._variants:
+            self._variants[variant] = self.record_variant(variant)
+        return self._variants[variant]
 
     @property
     def module_calls(self) -> list[ModuleCall]:

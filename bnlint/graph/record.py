@@ -17,17 +17,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import (
-    FakeTensor,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.weak import TensorWeakRef
 
-from bnlint.graph.fake import Unfollowable, cannot_follow, fake_state, quiet_failures, reason, to_fake
+from bnlint.graph.fake import FakeMode, Unfollowable, cannot_follow, fake_state, quiet_failures, reason, to_fake
 from bnlint.graph.frames import Call, Owner, calling_line, owner, stop_at
 from bnlint.graph.memory import out_of_memory
 from bnlint.graph.names import ModuleNames, tensor_names
@@ -308,8 +305,8 @@ def record(
     kwargs = dict(kwargs or {})
     with ExitStack() as stack:
         if fake:
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
             stack.enter_context(quiet_failures())
+            mode = FakeMode(allow_non_fake_inputs=True)
             stack.enter_context(fake_state(model, mode))
             args, kwargs = map_tensors((args, kwargs), lambda t: to_fake(mode, t))
             stack.enter_context(mode)

@@ -7,7 +7,7 @@ device as soon as a value exists, kept there as a few numbers, and copied to the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.record import Recording, record
+from bnlint.rule import Pass
 from bnlint.signal.device import ProbeError, find_device, find_dtype
 from bnlint.signal.loss import LossError, gradients_of_outputs
+from bnlint.signal.repeat import Call, Repeat, repeat
 from bnlint.signal.statistics import NodeStats, extremes, measurable, norm
 from bnlint.signal.watch import Watch, to_host
 
@@ -52,6 +54,8 @@ class ProbeFacts:
     parameters: dict[str, ParameterStats] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failed: str | None = None  # why the forward pass did not run or stopped
+    passes: set[Pass] = field(default_factory=set)  # the further ones that ran
+    repeat: Repeat | None = None  # what two passes in eval mode gave
 
 
 def probe(
@@ -64,6 +68,7 @@ def probe(
     loss: str | None = None,
     seed: int = 0,
     backward: bool = True,
+    passes: frozenset[Pass] = frozenset(),
 ) -> ProbeFacts:
     """Runs the model once, forward and backward, in the mode it is in.
 
@@ -74,9 +79,14 @@ def probe(
     watch = Watch(graph, backward)
     try:
         facts.device = str(find_device(device))
-        with _quiet_dropout(model), _own_gradients(model):
-            _run(model, inputs, watch, facts, dtype=dtype, loss=loss, seed=seed, backward=backward)
+        with _own_gradients(model):
+            copies = _moved(model, inputs, facts.device, dtype)
+            torch.manual_seed(seed)
+            with _quiet_dropout(model):
+                _run(model, copies(), watch, facts, loss=loss, seed=seed, backward=backward)
             facts.parameters = _parameter_stats(model)
+            if Pass.EVAL_TWICE in passes:
+                _repeat(model, copies, facts)
         facts.stats = watch.fetch()
         facts.notes += watch.notes()
     except ProbeError as error:
@@ -84,31 +94,30 @@ def probe(
     return facts
 
 
-def _run(
-    model: nn.Module,
-    inputs: Inputs,
-    watch: Watch,
-    facts: ProbeFacts,
-    *,
-    dtype: str | None,
-    loss: str | None,
-    seed: int,
-    backward: bool,
-) -> None:
-    device = torch.device(facts.device)
+def _moved(model: nn.Module, inputs: Inputs, device: str, dtype: str | None) -> Callable[[], Call]:
+    """Moves the model; what it returns makes a fresh copy of the inputs there, as a pass may write into its own."""
     wanted = find_dtype(dtype)
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
         to = wanted if tensor.dtype.is_floating_point else None
         return tensor.detach().to(device=device, dtype=to, copy=True)
 
-    with _explained("moving the model", facts.device):
-        if device.type != "cpu" or wanted is not None:
-            model.to(device=device, dtype=wanted)
-        args, kwargs = map_tensors((inputs.args, inputs.kwargs), move)
-    torch.manual_seed(seed)
+    def copies() -> Call:
+        with _explained("moving the inputs", device):
+            args, kwargs = map_tensors((inputs.args, inputs.kwargs), move)
+        return args, kwargs
+
+    with _explained("moving the model", device):
+        if device != "cpu" or wanted is not None:
+            model.to(device=torch.device(device), dtype=wanted)
+    return copies
+
+
+def _run(
+    model: nn.Module, call: Call, watch: Watch, facts: ProbeFacts, *, loss: str | None, seed: int, backward: bool
+) -> None:
     with _explained("the forward pass", facts.device):
-        recording = record(model, args, kwargs, fake=False, repair=False, observer=watch)
+        recording = record(model, *call, fake=False, repair=False, observer=watch)
         if recording.error is not None:
             raise recording.error
         if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
@@ -117,6 +126,16 @@ def _run(
             )
     if backward:
         _backward(recording, watch, facts, loss, seed)
+
+
+def _repeat(model: nn.Module, copies: Callable[[], Call], facts: ProbeFacts) -> None:
+    """Two passes in eval mode; when they fail the facts of the pass in training mode still stand."""
+    try:
+        with _explained("a second pass, in eval mode,", facts.device):
+            facts.repeat = repeat(model, copies(), copies())
+        facts.passes.add(Pass.EVAL_TWICE)
+    except ProbeError as error:
+        facts.notes.append(str(error))
 
 
 def _backward(recording: Recording, watch: Watch, facts: ProbeFacts, loss: str | None, seed: int) -> None:

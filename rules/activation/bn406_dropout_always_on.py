@@ -68,13 +68,16 @@ class DropoutAlwaysOn(Rule):
     name = "dropout-always-on"
     severity = Severity.WARNING
     phase = Phase.GRAPH
-    variants = frozenset((Variant.EVAL,))
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks for active dropout among the ops of the model in eval mode."""
         from bnlint.graph.ops import Kind
 
-        graph = model.variants.get(Variant.EVAL) if model.mode == "train" else model.graph
+        graph = model.graph
+        assert graph is not None
+        if not any(_rate(graph, node) for node in graph.of_kind(Kind.DROPOUT, Kind.ATTENTION)):
+            return
+        graph = model.variant(Variant.EVAL) if model.mode == "train" else graph
         if graph is None:
             return
         for node in graph.of_kind(Kind.DROPOUT, Kind.ATTENTION):

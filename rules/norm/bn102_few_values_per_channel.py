@@ -76,8 +76,6 @@ class FewValuesPerChannel(Rule):
     name = "few-values-per-channel"
     severity = Severity.WARNING
     phase = Phase.GRAPH
-    variants = frozenset((Variant.BATCH_OF_ONE,))
-
     min_values: int = 8
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
@@ -90,7 +88,8 @@ class FewValuesPerChannel(Rule):
         few = [(norm, count) for norm, count in found if told and 1 < count < self.min_values]
         yield from self._broken(model, broken)
         yield from self._few(model, few)
-        smaller = model.variants.get(Variant.BATCH_OF_ONE)
+        batch = model.inputs.batch_size if model.inputs is not None else 0
+        smaller = model.variant(Variant.BATCH_OF_ONE) if any(count == batch for _, count in found) else None
         if smaller is not None:
             reported = {norm.path for norm in (*broken, *(norm for norm, _ in few))}
             single = [norm for norm, count in _counts(smaller) if count == 1 and norm.path not in reported]

@@ -117,8 +117,11 @@ def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] 
     from bnlint.graph.ops import Kind
 
     graph = norms.graph
-    sides = graph.residual_branch(add)
     operands = [n for n in add.all_input_nodes if n.op != "get_attr"]
+    ends = {n: graph.origins(n, SHAPE_ONLY | {Kind.DROPOUT}) for n in operands}
+    if not any(graph.kind(n) is Kind.NORM for made in ends.values() for n in made):
+        return None
+    sides = graph.residual_branch(add)
     if sides is None or any(graph.shape(n) != graph.shape(add) for n in operands):
         return None
     for mine, other in (sides, sides[::-1]):
@@ -128,7 +131,7 @@ def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] 
         if any(graph.kind(n) not in SHAPE_ONLY | WEIGHT_LAYERS | {Kind.POOL, Kind.DROPOUT} for n in mine):
             continue
         end = next((n for n in operands if n in other), None)
-        made = graph.origins(end, SHAPE_ONLY | {Kind.DROPOUT}) if end is not None else []
+        made = ends[end] if end is not None else []
         holds_layers = any(graph.kind(n) in WEIGHT_LAYERS for n in other)
         if holds_layers and len(made) == 1 and made[0] in other and graph.kind(made[0]) is Kind.NORM:
             return layers[0], made[0]

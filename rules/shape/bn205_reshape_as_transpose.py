@@ -71,7 +71,6 @@ class ReshapeAsTranspose(Rule):
     name = "reshape-as-transpose"
     severity = Severity.WARNING
     phase = Phase.GRAPH
-    variants = frozenset((Variant.LARGER_BATCH, Variant.LARGER_MAP))
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Finds reshapes that cut through axes where another order of the same pieces keeps all of them whole."""
@@ -85,7 +84,7 @@ class ReshapeAsTranspose(Rule):
             found = regrouped(graph, node)
             if found is None or undone(graph, found):
                 continue
-            batch, map_ = (model.variants.get(v) for v in (Variant.LARGER_BATCH, Variant.LARGER_MAP))
+            batch, map_ = (model.variant(v) for v in (Variant.LARGER_BATCH, Variant.LARGER_MAP))
             if not confirmed(found, batch) or not confirmed(found, map_, literals=True):
                 continue
             if folds_features_into_batch(graph, node) and not is_unfolded_later(graph, node):

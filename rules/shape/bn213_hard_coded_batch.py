@@ -64,18 +64,17 @@ class HardCodedBatch(Rule):
     name = "hard-coded-batch"
     severity = Severity.ERROR
     phase = Phase.GRAPH
-    variants = frozenset((Variant.BATCH_OF_ONE, Variant.LARGER_BATCH))
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the run with the same run on one sample more and on a single one."""
-        from bnlint.graph.batches import fixed_batch, swallowing_squeeze
+        from bnlint.graph.batches import fixed_batch, may_fix_batch, squeezes, swallowing_squeeze
 
         graph, given = model.graph, model.inputs
         assert graph is not None
         yield from self._misfits(model, graph)
         if given is None or given.batch_size < 2 or graph.recording.error is not None:
             return
-        larger, one = (model.variants.get(v) for v in (Variant.LARGER_BATCH, Variant.BATCH_OF_ONE))
+        larger = model.variant(Variant.LARGER_BATCH) if may_fix_batch(graph, given.batch_size) else None
         fixed = fixed_batch(graph, larger, given.batch_size) if larger is not None else None
         if fixed is not None:
             line = model.resolve_call(fixed.call)
@@ -87,6 +86,7 @@ class HardCodedBatch(Rule):
                 help="take the size from the input: `x.shape[0]`",
                 evidence={"batch": given.batch_size},
             )
+        one = model.variant(Variant.BATCH_OF_ONE) if squeezes(graph) else None
         squeeze = swallowing_squeeze(graph, one) if one is not None else None
         if squeeze is not None:
             yield self._squeezed(model, graph, squeeze)

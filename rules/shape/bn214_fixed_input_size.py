@@ -62,15 +62,17 @@ class FixedInputSize(Rule):
     name = "fixed-input-size"
     severity = Severity.INFO
     phase = Phase.GRAPH
-    variants = frozenset((Variant.LARGER_MAP,))
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks for the layer that fails on a larger map in a model that otherwise runs."""
-        from bnlint.graph.fixed_sizes import only_size
+        from bnlint.graph.fixed_sizes import may_fix_size, only_size
 
-        graph, larger = model.graph, model.variants.get(Variant.LARGER_MAP)
+        graph = model.graph
         assert graph is not None
-        found = only_size(graph, larger) if graph.runs and larger is not None else None
+        if not graph.runs or not may_fix_size(graph):
+            return
+        larger = model.variant(Variant.LARGER_MAP)
+        found = only_size(graph, larger) if larger is not None else None
         if found is None:
             return
         sizes = _sizes(graph, found)

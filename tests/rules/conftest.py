@@ -1,8 +1,22 @@
 """What the rule tests share: check a model here, on fake tensors, and look at codes, severities and places."""
 
 import pytest
+from torch import nn
 
 import bnlint
+
+
+class Fn(nn.Module):
+    """A model whose forward is the function given; what else is given becomes its attributes."""
+
+    def __init__(self, forward, **attributes):
+        super().__init__()
+        self.function = forward
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, *args):
+        return self.function(self, *args)
 
 
 @pytest.fixture
@@ -13,5 +27,16 @@ def found():
         report = bnlint.check(model, inputs, static=static, **options)
         rows = report.findings if info else [f for f in report.findings if f.severity is not bnlint.Severity.INFO]
         return {(f.code, f.module_path): f for f in rows}
+
+    return run
+
+
+@pytest.fixture
+def severities(found):
+    """`severities(code, model, inputs)` gives {module path: severity} of one rule's findings."""
+
+    def run(code, model, inputs, **options):
+        rows = found(model, inputs, info=True, select=[code], **options)
+        return {path: finding.severity for (_, path), finding in rows.items()}
 
     return run

@@ -7,18 +7,9 @@ from torch import nn
 
 from bnlint import Severity
 
+from .conftest import Fn
+
 pytestmark = pytest.mark.filterwarnings("ignore:Implicit dimension choice")
-
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
 
 
 def attention(weights):

@@ -7,16 +7,7 @@ from torch.nn import functional as F
 
 import bnlint
 
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
+from .conftest import Fn
 
 
 class ResidualStream(nn.Module):

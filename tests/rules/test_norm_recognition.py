@@ -12,16 +12,7 @@ from bnlint.graph.norms import Family, Norms, has_normalised_weight
 from bnlint.graph.ops import Kind
 from bnlint.graph.record import record
 
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
+from .conftest import Fn
 
 
 class Affine(nn.Module):

@@ -7,29 +7,9 @@ from torch.nn import functional as F
 
 from bnlint import Severity
 
+from .conftest import Fn
+
 INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
-
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
-
-
-@pytest.fixture
-def severities(found):
-    """`severities(code, model, inputs)` gives {module path: severity} of one rule's findings."""
-
-    def run(code, model, inputs, **options):
-        rows = found(model, inputs, info=True, select=[code], **options)
-        return {path: finding.severity for (_, path), finding in rows.items()}
-
-    return run
 
 
 # -- BN102 ---------------------------------------------------------------------------------------------------------

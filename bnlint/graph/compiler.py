@@ -1,0 +1,77 @@
+"""Keeps torch from importing its compiler for a run on fake tensors.
+
+`FakeTensorMode` and the shape functions of many ops import `torch._dynamo`: for two settings, and to keep the compiler
+out of themselves when somebody compiles. That import takes longer, and more memory, than `import torch`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_NAME = "torch._dynamo"
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """A stand-in for `torch._dynamo` for the duration, unless the real one is there already."""
+    if _NAME in sys.modules:
+        yield
+        return
+    stand_in = _StandIn(_NAME)
+    sys.modules[_NAME], torch._dynamo = stand_in, stand_in
+    try:
+        stand_in.config = _load(f"{_NAME}.config")
+        yield
+    finally:
+        stand_in.remove()
+
+
+class _StandIn(ModuleType):
+    """Has what a run on fake tensors needs; whoever asks for more gets the real module."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.config: ModuleType
+        self._marked: list[Callable[..., Any]] = []
+
+    def disable(self, function: _F, recursive: bool = True, *, wrapping: bool = True, **_: Any) -> _F:
+        """What the decorator `torch._disable_dynamo` calls once a function: without a compiler, nothing to disable."""
+        self._marked.append(function)
+        return function
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__spec__" or name == "__file__":
+            raise AttributeError(name)
+        self.remove()
+        return getattr(importlib.import_module(_NAME), name)
+
+    def remove(self) -> None:
+        """Leaves torch as it was, so that the next import is the real one."""
+        for function in self._marked:
+            function.__dict__.pop("__dynamo_disable", None)
+        self._marked.clear()
+        if sys.modules.get(_NAME) is self:
+            del sys.modules[_NAME]
+            sys.modules.pop(f"{_NAME}.config", None)
+            torch.__dict__.pop("_dynamo", None)
+
+
+def _load(name: str) -> ModuleType:
+    """A module of the package without the package's own `__init__`."""
+    path = Path(torch.__file__).parent / "_dynamo" / f"{name.rpartition('.')[2]}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
