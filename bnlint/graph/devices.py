@@ -11,6 +11,7 @@ from torch import fx
 from bnlint.graph.frames import resolve
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.syntax import moved_elsewhere
 
 _BY_FIRST = frozenset(("getitem", "setitem", "copy", "index"))  # work between devices; the first operand's stays
 _MOVES = frozenset(("to", "cuda", "type_as"))
@@ -66,8 +67,14 @@ def _moves(node: fx.Node) -> bool:
 
 
 def is_made_without_device(node: fx.Node) -> bool:
-    """True for calls such as `torch.zeros(n)` that name no device and take no tensor that tells one."""
-    return node.meta["kind"] is Kind.FACTORY and not node.all_input_nodes and node.kwargs.get("device") is None
+    """True for calls such as `torch.zeros(n)` that name no device and take no tensor that tells one.
+
+    One that the function moves on some devices only (`if x.is_cuda: zeros = zeros.cuda()`) is not.
+    """
+    if node.meta["kind"] is not Kind.FACTORY or node.all_input_nodes or node.kwargs.get("device") is not None:
+        return False
+    call = node.meta.get("call")
+    return call is None or not moved_elsewhere(call.code.co_filename, resolve(call).line)
 
 
 def fixed_device(node: fx.Node) -> str | None:

@@ -90,6 +90,32 @@ def call_on_line(filename: str, line: int, wanted: str) -> Span | None:
     return Span(filename, calls[0]) if calls else None
 
 
+def moved_elsewhere(filename: str, line: int) -> bool:
+    """True when the function assigns what this line makes again, moved: `zeros = zeros.cuda()` behind an `if`."""
+    tree = _parse(_text(filename))
+    around = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and _spans(n, line)] if tree else []
+    if not around:
+        return False
+    rows = [n for n in ast.walk(around[-1]) if isinstance(n, ast.Assign)]
+    names = {t.id for row in rows if _spans(row, line) for t in row.targets if isinstance(t, ast.Name)}
+    return any(isinstance(t, ast.Name) and t.id in names and _moves(row.value, t.id) for row in rows for t in row.targets)
+
+
+def _spans(node: ast.stmt, line: int) -> bool:
+    return node.lineno <= line <= (node.end_lineno or 0)
+
+
+def _moves(value: ast.expr, name: str) -> bool:
+    """`name.cuda(…)`, `name.to(…)`, `name.type_as(…)`."""
+    func = value.func if isinstance(value, ast.Call) else None
+    return (
+        isinstance(func, ast.Attribute)
+        and func.attr in ("cuda", "to", "type_as", "type")
+        and isinstance(func.value, ast.Name)
+        and func.value.id == name
+    )
+
+
 def _element(node: ast.expr, key: str) -> ast.expr | None:
     if isinstance(node, ast.Call) and _called(node) in _CONTAINERS:
         named = [word.value for word in node.keywords if word.arg == key]

@@ -122,6 +122,17 @@ def test_left_on_the_cpu(found, model, inputs):
     assert len(found(model, inputs, select=["BN507"])) == 1
 
 
+def zero_pads(m, x):
+    """A shortcut without weights, as in 3D ResNets: moved where it has to be."""
+    pads = torch.zeros(
+        len(x),
+        8,
+    )
+    if x.is_cuda:
+        pads = pads.cuda()
+    return torch.cat([m.fc(x), pads], dim=1)
+
+
 def to_a_variable(m, x):
     return m.fc(x.to(m.device))
 
@@ -139,6 +150,7 @@ def to_a_variable(m, x):
         (Fn(lambda m, x: (m.fc(x), torch.arange(8.0))), "4x8"),
         (Fn(lambda m, x: m.fc(x).cpu()), "4x8"),
         (Fn(to_a_variable, device="cpu"), "4x8"),
+        (Fn(zero_pads), "4x8"),
     ],
 )
 def test_follows_the_model(found, model, inputs):
