@@ -65,7 +65,8 @@ def audit_module(
     model = unwrapped(model)
     rules = [rule(**job.rule_options.get(code, {})) for code, rule in _selected(job).items()]
     run = _Run(job, rules, emit, TargetReport(job.target, device=job.device, parameters=_count(model)))
-    audited = AuditedModel(model, name or type(model).__name__, source or locate(model, None), job.loss, job.mode)
+    found = source or locate(model, None)
+    audited = AuditedModel(model, name or type(model).__name__, found, job.loss, job.mode, job.dtype)
     kept = untouched(model, values=True, parameters=keep_parameters)
     with no_compiler(), kept, training_mode(model, job.mode == "train"):
         run.stages(audited, inputs, user_module)

@@ -231,11 +231,18 @@ class AuditedModel:
     source: Source
     loss: str | None = None
     mode: str = "train"
+    dtype: str | None = None  # the format that the model is to run in; None for the one it is built in
     inputs: Inputs | None = None
     graph: Graph | None = None
     probe: ProbeFacts | None = None
     record_variant: Callable[[Variant], Graph | None] = lambda variant: None
     _variants: dict[Variant, Graph | None] = field(default_factory=dict)
+    built_in_eval: frozenset[str] = field(init=False)  # modules found in eval mode inside a model in training mode
+
+    def __post_init__(self) -> None:
+        """Notes the modes before the audit sets its own."""
+        modules = self.module.named_modules() if self.module.training else ()
+        self.built_in_eval = frozenset(path for path, module in modules if not module.training)
 
     def place(self, node: fx.Node | None = None, path: str | None = None) -> Place:
         """Where a finding about a node, or about the module at a path, belongs."""

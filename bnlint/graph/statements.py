@@ -51,3 +51,19 @@ def self_attribute(node: ast.AST) -> str | None:
     """`x` for `self.x`."""
     is_self = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
     return node.attr if is_self and isinstance(node, ast.Attribute) else None
+
+
+def calls_after_construction(model: nn.Module, name: str) -> bool:
+    """True when a method that `__init__` does not call calls `<something>.<name>()`, in `forward` or a hook, say."""
+    for found in user_classes(model):
+        methods = {method.name: method for method in found.methods()}
+        builders = {"__init__", *(_called(methods["__init__"]) if "__init__" in methods else ())}
+        if any(name in _called(method) for key, method in methods.items() if key not in builders):
+            return True
+    return False
+
+
+def _called(method: ast.FunctionDef) -> set[str]:
+    """The names of the methods that a method calls, on whatever."""
+    calls = (node.func for node in ast.walk(method) if isinstance(node, ast.Call))
+    return {func.attr for func in calls if isinstance(func, ast.Attribute)}

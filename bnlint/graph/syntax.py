@@ -98,7 +98,11 @@ def moved_elsewhere(filename: str, line: int) -> bool:
         return False
     rows = [n for n in ast.walk(around[-1]) if isinstance(n, ast.Assign)]
     names = {t.id for row in rows if _spans(row, line) for t in row.targets if isinstance(t, ast.Name)}
-    return any(isinstance(t, ast.Name) and t.id in names and _moves(row.value, t.id) for row in rows for t in row.targets)
+    return any(_moves(row.value, name) for row in rows for name in names if _assigns(row, name))
+
+
+def _assigns(row: ast.Assign, name: str) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == name for target in row.targets)
 
 
 def _spans(node: ast.stmt, line: int) -> bool:
