@@ -62,7 +62,7 @@ class NormEpsUnderflow(Rule):
 
         def forward(self, x):
             x = self.fc1(x)
-            x = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + 1e-5)
+            x = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + 1e-4)
             return self.fc2(torch.relu(x))
     ```
 
