@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from bnlint.config import Check, Chosen, ConfigError, Plan, Selection, Settings, choose, parse_size
-from bnlint.job import Report, TargetReport
+from bnlint.job import Report
 from bnlint.registry import load_rules
 from bnlint.rule import Severity
+from bnlint.settle import Checked, settle
 
 if TYPE_CHECKING:
     import torch
+
+    from bnlint.baseline import Baseline
 
 Event = Callable[[str, str], None]
 
@@ -94,32 +95,32 @@ def check_targets(
     targets: Sequence[str],
     plan: Plan,
     *,
+    known: Baseline | None = None,
     on_stage: Event = _ignore,
     on_skip: Event = _ignore,
 ) -> Report:
     """Checks every model the targets name, in their order; without targets what the plan has configured.
 
-    `on_stage` hears the target and the stage that begins, `on_skip` a class that is not checked and why.
+    Findings in the baseline `known` are silenced. `on_stage` hears the target and the stage that begins, `on_skip` a
+    class that is not checked and why.
     """
     from bnlint import worker
 
-    rules = functools.cache(load_rules)
-    rows: dict[str, TargetReport] = {}
+    rules = load_rules(plan.default.rule_paths)
+    rows: dict[str, Checked] = {}
     for row in wanted(targets, plan):
-        chosen = choose(rules(row.settings.rule_paths), row.settings)
         on_stage(row.target, "start")
         try:
             checks, skipped = _models(row, plan, on_stage)
         except worker.TargetFailed as failure:
-            rows[row.target], checks, skipped = _settled(failure.report, chosen), [], []
+            rows[row.target], checks, skipped = Checked(failure.report, choose(rules, row.settings)), [], []
         for name, reason in skipped:
             on_skip(f"{row.target}:{name}", reason)
         for check in checks:
             if check.target not in rows:
                 on_stage(check.target, "start")
-                chosen = choose(rules(check.settings.rule_paths), check.settings)
-                rows[check.target] = _checked(check, chosen, on_stage)
-    return Report(list(rows.values()))
+                rows[check.target] = _checked(check, choose(rules, check.settings), on_stage)
+    return settle(list(rows.values()), rules, known, whole=not targets or not plan.configured, complete=not targets)
 
 
 def wanted(targets: Sequence[str], plan: Plan) -> list[Check]:
@@ -131,11 +132,12 @@ def wanted(targets: Sequence[str], plan: Plan) -> list[Check]:
     return [Check(text, row.settings) for row in plan.configured for text in target.expand([row.target])]
 
 
-def _checked(check: Check, chosen: Chosen, on_stage: Event) -> TargetReport:
+def _checked(check: Check, chosen: Chosen, on_stage: Event) -> Checked:
     from bnlint import worker
 
     job = check.settings.job(check.target, chosen.rules, chosen.options)
-    return _settled(worker.check(job, **_limits(check.settings, on_stage)), chosen)
+    row = worker.check(job, **_limits(check.settings, on_stage))
+    return Checked(row, chosen, check.settings.inline_ignores)
 
 
 def _models(row: Check, plan: Plan, on_stage: Event) -> tuple[list[Check], list[tuple[str, str]]]:
@@ -168,24 +170,11 @@ def _check_module(model: Any, settings: Settings, inputs: Any) -> Report:
         raise TypeError(f"expected a torch.nn.Module or a target such as 'path.py:Net', got {type(model).__name__}")
     from bnlint import audit
 
-    chosen = choose(load_rules(settings.rule_paths), settings)
+    rules = load_rules(settings.rule_paths)
+    chosen = choose(rules, settings)
     job = settings.job(type(model).__qualname__, chosen.rules, chosen.options)
-    return Report([_settled(audit.audit_module(model, job, inputs), chosen)])
-
-
-def _settled(row: TargetReport, chosen: Chosen) -> TargetReport:
-    """The report with only what was selected, each finding with its target and its configured severity."""
-    found = [
-        dataclasses.replace(
-            f,
-            target=f.target or row.target,
-            severity=chosen.severity.get(f.code, f.severity),
-            suppressed=f.suppressed or chosen.ignored(f),
-        )
-        for f in row.findings
-        if f.code in chosen.codes
-    ]
-    return dataclasses.replace(row, findings=found)
+    row = audit.audit_module(model, job, inputs)
+    return settle([Checked(row, chosen, settings.inline_ignores)], rules)
 
 
 def _all_text(value: object) -> bool:

@@ -93,6 +93,7 @@ class _Run:
                 self._check(rule, audited)
         self._unexplained(audited)
         self._untraced(audited)
+        self.report.classes = audited.source.classes()
         self.report.findings = sort_findings([_of(self.job, f) for f in _grouped(self.findings)])
 
     def _has_device(self) -> bool:

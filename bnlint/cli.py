@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 import bnlint
+from bnlint.commands.baseline import baseline_group
 from bnlint.commands.check import check
 from bnlint.commands.init import init_config
 from bnlint.commands.rules import rule, rules, version_command
@@ -68,5 +69,5 @@ def cli() -> None:
     """
 
 
-for _command in (check, init_config, rules, rule, version_command):
+for _command in (check, baseline_group, init_config, rules, rule, version_command):
     cli.add_command(_command)

@@ -58,6 +58,8 @@ class TargetReport:
     skipped_rules: list[dict[str, str]] = field(default_factory=list)  # code, reason
     notes: list[str] = field(default_factory=list)  # short facts for people: "probe skipped: …"
     rules: int = 0  # how many rules ran
+    ran: list[str] = field(default_factory=list)  # their codes
+    classes: dict[str, list[int]] = field(default_factory=dict)  # lines of the classes it is built of, by file
     findings: list[Finding] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class Report:
     """The result of a run: a report per target, in the order the targets were given."""
 
     targets: list[TargetReport] = field(default_factory=list)
+    baseline: str | None = None  # the file that silences known findings
 
     @property
     def findings(self) -> list[Finding]:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bnlint import api
+from bnlint.baseline import Baseline, in_use
 from bnlint.commands.options import ENVIRONMENT, Command, checking, given, option, planned
 from bnlint.commands.show import shown_settings, shown_targets
 from bnlint.config import Plan
@@ -33,6 +34,7 @@ from bnlint.whole import write
     help="Lowest severity that makes the exit code 1.",
 )
 @option("Rules", "--exit-zero", is_flag=True, help="Exit with 0 instead of 1.")
+@option("Configuration", "--no-baseline", is_flag=True, help="Report known findings, too.")
 @option("Configuration", "--show-settings", is_flag=True, help="Print the settings of each target and stop.")
 @option("Configuration", "--show-targets", is_flag=True, help="Print what would be checked and stop.")
 @option("Output", "--output-format", type=click.Choice(FORMATS), default="full", show_default=True, help="Format.")
@@ -45,6 +47,7 @@ from bnlint.whole import write
     show_default=True,
     help="Colour; auto heeds NO_COLOR, FORCE_COLOR and the terminal.",
 )
+@option("Output", "--show-suppressed", is_flag=True, help="Also what comments and the configuration silence.")
 @option("Output", "-q", "--quiet", is_flag=True, help="Only the findings.")
 @option("Output", "-v", "--verbose", is_flag=True, help="Also time per stage and the rules that did not run.")
 @click.pass_context
@@ -61,6 +64,9 @@ def check(
     color: str,
     quiet: bool,
     verbose: bool,
+    baseline: str | None,
+    no_baseline: bool,
+    show_suppressed: bool,
     show_settings: bool,
     show_targets: bool,
     **options: Any,
@@ -75,8 +81,9 @@ def check(
         put("\n".join(shown_settings(plan, targets) if show_settings else shown_targets(plan, targets)), sys.stdout)
         return 0
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
-    report = checked(targets, plan, quiet)
-    look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose)
+    known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
+    report = checked(targets, plan, quiet, known)
+    look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, show_suppressed)
     if output_file:
         plain = replace(look, color=color == "always")
         text = render(report, output_format, plain)
@@ -87,7 +94,7 @@ def check(
     return 0 if code == 1 and exit_zero else code
 
 
-def checked(targets: Sequence[str], plan: Plan, quiet: bool) -> Report:
+def checked(targets: Sequence[str], plan: Plan, quiet: bool, known: Baseline | None = None) -> Report:
     """The report; progress and what was skipped go to stderr."""
     if not targets and not plan.configured:
         where = f"{plan.config.name} configures none" if plan.config.file else "none is configured"
@@ -97,6 +104,7 @@ def checked(targets: Sequence[str], plan: Plan, quiet: bool) -> Report:
         report = api.check_targets(
             targets,
             plan,
+            known=known,
             on_stage=progress.stage,
             on_skip=lambda name, reason: skipped.append(f"skipped {name}: {reason}"),
         )

@@ -67,7 +67,9 @@ _CHECKING = (
     option("Rules", "--ignore", multiple=True, metavar="RULES", help="Do not run these; the more specific one wins."),
     option("Rules", "--preview/--no-preview", help="Also run rules that are in preview."),
     option("Rules", "--rule-path", "rule_paths", multiple=True, metavar="PATH", help="File or folder with more rules."),
+    option("Rules", "--inline-ignores/--no-inline-ignores", default=True, help="Heed comments (default)."),
     option("Configuration", "--config", "configs", multiple=True, metavar="FILE|KEY=VALUE", help="File or setting."),
+    option("Configuration", "--baseline", metavar="FILE", help="Known findings; default: bnlint-baseline.json."),
     option("Configuration", "--isolated", is_flag=True, help="Read no configuration file."),
     option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint."),
 )

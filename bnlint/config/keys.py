@@ -160,6 +160,13 @@ KEYS = (
     Key("fail-on", Choice(LEVELS), "Lowest severity that makes the exit code 1.", "warning"),
     Key("per-file-ignores", Table(TEXTS, "a table of lists"), "Rules not wanted in files, by path pattern.", {}),
     Key("per-module-ignores", Table(TEXTS, "a table of lists"), "Rules not wanted in modules, by path pattern.", {}),
+    Key("inline-ignores", FLAG, "Heed `# bnlint: ignore[...]` comments.", True),
+    Key(
+        "baseline",
+        TEXT,
+        "File of known findings; the default is used when it is there.",
+        "bnlint-baseline.json",
+    ),
     Key("rules", RULE_TABLE, "Options of rules, by code or name.", {}),
     Key("rule-paths", TEXTS, "Files or folders with more rules.", []),
     Key("isolate", FLAG, "A process for each target, or none.", True),

@@ -57,6 +57,7 @@ class Settings:
     per_file_ignores: Mapping[str, Sequence[str]] = field(default_factory=dict)
     per_module_ignores: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rule_paths: tuple[str, ...] = ()
+    inline_ignores: bool = True
     root: str = ""  # the configuration's folder, where patterns and packages start
     static: bool = False
     isolate: bool = True

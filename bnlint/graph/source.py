@@ -11,6 +11,7 @@ import linecache
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -121,6 +122,15 @@ class Source:
         """The `class` line; None for PyTorch's own classes and where there is no source."""
         texts = _texts(cls)
         return texts[0].header() if texts else None
+
+    def classes(self) -> dict[str, list[int]]:
+        """The lines of the user's own classes that the model is built of, and of what builds the model, by file."""
+        found = [self.class_location(cls) for cls in dict.fromkeys(map(type, self._modules.values()))]
+        lines: dict[str, list[int]] = {}
+        for at in (self.location(""), *found):
+            if at is not None and owner(str(Path(at.file).resolve())) == Owner.USER:
+                lines.setdefault(at.file, []).append(at.line)
+        return {file: sorted(set(rows)) for file, rows in sorted(lines.items())}
 
     def _locate(self, path: str) -> Location | None:
         module = self._module(path)

@@ -5,7 +5,20 @@ from __future__ import annotations
 import linecache
 
 from bnlint.job import Report
-from bnlint.report.text import Look, bold, clean, columns, modules, position, relative, summary, total, visible, wrapped
+from bnlint.report.text import (
+    Look,
+    bold,
+    clean,
+    columns,
+    modules,
+    position,
+    relative,
+    state,
+    summary,
+    total,
+    visible,
+    wrapped,
+)
 from bnlint.rule import Finding, Location
 
 _TAB = 4
@@ -14,12 +27,12 @@ _TAB = 4
 def render(report: Report, look: Look | None = None) -> str:
     """The report for people."""
     look = look or Look()
-    for at in {f.location or f.call for f in report.findings}:
+    for at in {f.location or f.call for target in report.targets for f in visible(target, look)}:
         if at:
             linecache.checkcache(at.file)  # the file may have been edited since the last report of this process
     blocks = []
     for target in report.targets:
-        blocks += [_block(finding, look) for finding in visible(target)]
+        blocks += [_block(finding, look) for finding in visible(target, look)]
         blocks += [] if look.quiet else ["\n".join(summary(target, look))]
     if not look.quiet:
         blocks += total(report)
@@ -30,7 +43,7 @@ def render(report: Report, look: Look | None = None) -> str:
 def _block(finding: Finding, look: Look) -> str:
     severity = finding.severity
     label = bold(f"{severity.value}[{finding.code}]", look, severity)
-    lines = [f"{label} {finding.name}: {bold(clean(finding.message), look)}", *_where(finding, look)]
+    lines = [f"{label} {finding.name}: {bold(clean(finding.message), look)}{state(finding)}", *_where(finding, look)]
     lines += _said("note", finding.note, look) + _said("help", finding.help, look)
     return "\n".join(lines)
 

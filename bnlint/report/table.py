@@ -7,7 +7,7 @@ import re
 from tabulate import tabulate
 
 from bnlint.job import Report, TargetReport
-from bnlint.report.text import Look, bold, clean, columns, position, summary, total, visible, wrapped
+from bnlint.report.text import Look, bold, clean, columns, position, state, summary, total, visible, wrapped
 from bnlint.rule import Finding
 
 _HEADERS = ("severity", "code", "module", "where", "message")
@@ -19,13 +19,13 @@ def render(report: Report, look: Look | None = None) -> str:
     look = look or Look()
     blocks = []
     for target in report.targets:
-        blocks += [_table(target, look)] if visible(target) else []
+        blocks += [_table(target, look)] if visible(target, look) else []
         blocks += [] if look.quiet else ["\n".join(summary(target, look))]
     return "\n\n".join(blocks + ([] if look.quiet else total(report)))
 
 
 def _table(target: TargetReport, look: Look) -> str:
-    findings = sorted(visible(target), key=_by_module)
+    findings = sorted(visible(target, look), key=_by_module)
     rows = [_row(finding) for finding in findings]
     padded = [f"{header}  " for header in _HEADERS]  # as tabulate does
     taken = sum(max(columns(row[i]) for row in (padded, *rows)) + 2 for i in range(4))
@@ -40,7 +40,13 @@ def _row(finding: Finding) -> list[str]:
     at = finding.location or finding.call
     more = f" and {len(finding.modules) - 1} more" if len(finding.modules) > 1 else ""
     module = clean(finding.module_path) + more
-    return [finding.severity.value, finding.code, module, position(at) if at else "", clean(finding.message)]
+    return [
+        finding.severity.value,
+        finding.code,
+        module,
+        position(at) if at else "",
+        clean(finding.message) + state(finding),
+    ]
 
 
 def _by_module(finding: Finding) -> list[tuple[bool, int, str]]:

@@ -30,6 +30,7 @@ class Look:
     width: int = 100
     quiet: bool = False
     verbose: bool = False
+    suppressed: bool = False  # whether findings that are silenced are shown, too
 
 
 def clean(text: str) -> str:
@@ -92,9 +93,15 @@ def modules(finding: Finding) -> str:
     return f"{clean(finding.module_path)}, {len(rest)} more: {listed}"
 
 
-def visible(target: TargetReport) -> list[Finding]:
-    """The findings of one target that are not suppressed, in the order of the report."""
-    return sort_findings([f for f in target.findings if f.suppressed is None])
+def visible(target: TargetReport, look: Look | None = None) -> list[Finding]:
+    """The findings of one target in the order of the report, suppressed ones only when they are to be shown."""
+    shown = look is not None and look.suppressed
+    return sort_findings([f for f in target.findings if shown or f.suppressed is None])
+
+
+def state(finding: Finding) -> str:
+    """` (suppressed: why)`, or nothing."""
+    return f" (suppressed: {clean(finding.suppressed)})" if finding.suppressed else ""
 
 
 def counts(findings: Iterable[Finding]) -> dict[str, int]:
@@ -110,7 +117,9 @@ def summary(target: TargetReport, look: Look) -> list[str]:
         head = f"Could not check {name}" + (f": {found}" if found else "")
     else:
         head = f"Found {found} in {name}" if found else f"{name}: no findings"
-    facts = "; ".join(filter(None, (_inputs(target.input), _numbers(target))))
+    hidden = sum(finding.suppressed is not None for finding in target.findings)
+    quiet = f"{hidden} suppressed" if hidden else ""
+    facts = "; ".join(filter(None, (quiet, _inputs(target.input), _numbers(target))))
     lines = [head + (f" ({facts})" if facts else "")]
     lines += [f"  {clean(note)}" for note in target.notes]
     return lines + (_details(target) if look.verbose else [])
