@@ -11,12 +11,14 @@ from torch import fx
 
 from bnlint.graph.axes import Atom, Role
 from bnlint.graph.ops import Kind, op_name
+from bnlint.inputs.faults import too_small
 from bnlint.inputs.guess import LADDERS, Candidate, Path
 from bnlint.inputs.trial import Outcome
 
 LARGEST = {"image": 1024, "volume": 128, "sequence": 4096, "signal": 1 << 18, "features": 1 << 14}
 ASPECT = 8  # of maps that are not square
 STEPS = 16
+STUCK = 3  # sizes that all give the same length
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class Closing:
             outcome = self._observe((size,) * self.count)
             if self.lengths[size] == self.gap.needed:
                 return outcome
+            if len(self.lengths) > STUCK and len({*self.lengths.values()} - {0}) == 1:
+                return None  # it does not grow
         return None
 
     def _next(self, size: int, length: int) -> Iterator[int]:
@@ -166,6 +170,8 @@ class Closing:
     def _observe(self, sizes: tuple[int, ...]) -> Outcome | None:
         outcome = self.run(self.gap.apply(self.base, sizes))
         length, sides = self.gap.measure(outcome) if outcome is not None else (0, ())
+        if outcome is not None and any(too_small(outcome, node) for node in outcome.failures):
+            length = min(length, 1)  # repaired from there on; in truth it is shorter than any
         if len(set(sizes)) == 1:
             self.lengths[sizes[0]], self.sides[sizes[0]] = length, sides
         return outcome

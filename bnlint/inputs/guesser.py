@@ -30,6 +30,7 @@ _WORDS: dict[str, frozenset[str]] = {
         "image": "image images img imgs pixel pixels picture frame",
         "video": "video videos clip clips frames",
         "signal": "audio wave waveform wav speech sound",
+        "points": "xyz",
         "table": "table tabular vector features feats state action obs observation noise z latent num numer numeric "
         "numerical cont continuous dense",
     }.items()
@@ -161,6 +162,8 @@ class Guesser:
             return guesses_for(first, batch)[0] if first.ladder == "image" else self.of_rank(4)[0]
         if kind == "video":  # frames first when each goes through 2-D convolutions
             return self.of_rank(5)[any(isinstance(m, nn.Conv2d) for m, _ in self.wants)]
+        if kind == "points" and any(isinstance(m, nn.modules.conv._ConvNd) for m, _ in self.wants):
+            return self.of_rank(3)[1]
         if kind == "signal":
             return Guess((batch, 1024), free=(1,), ladder="signal")
         return None

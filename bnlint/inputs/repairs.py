@@ -16,7 +16,7 @@ from bnlint.inputs.gaps import Gap, grows, observed
 from bnlint.inputs.guess import LENGTH, Candidate, Guess, Path
 from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.messages import of_rank
-from bnlint.inputs.trial import Outcome
+from bnlint.inputs.trial import Outcome, from_input
 from bnlint.inputs.wants import Want, guesses_for
 
 Proposals = Iterator[Candidate | Gap]
@@ -163,7 +163,7 @@ class Repairs:
         """Makes the axis of an operand `size` long, if it comes from the input; `why` names the layer that asks."""
         operand = node.all_input_nodes[position]
         axes = outcome.graph.axes(operand)
-        if not -len(axes) <= axis < len(axes) or size < 1:
+        if not -len(axes) <= axis < len(axes) or size < 1 or not from_input(operand):
             return
         atoms = axes[axis]
         own = [atom for atom in atoms if atom.whole and atom.origin.source in outcome.sources]
@@ -236,7 +236,7 @@ class Repairs:
             sizes = {size_at(shape, axis) for shape in shapes if len(shape) >= -axis} - {1}
             if len(sizes) < 2 or axis == skip:
                 continue
-            constant = [size_at(s, axis) for s, n in zip(shapes, inputs, strict=True) if n.op == "get_attr"]
+            constant = [size_at(s, axis) for s, n in zip(shapes, inputs, strict=True) if not from_input(n)]
             for at in reversed(range(len(inputs))):
                 others = constant or [size_at(s, axis) for i, s in enumerate(shapes) if i != at and len(s) >= -axis]
                 for size in dict.fromkeys(others):

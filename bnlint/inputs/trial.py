@@ -29,7 +29,7 @@ from bnlint.inputs.values import Inputs, model_dtype, parameters_of
 from bnlint.inputs.wants import batch_first
 
 NORMS_ON_MAPS = ("BatchNorm", "InstanceNorm", "GroupNorm", "SyncBatchNorm")
-TRIES, OPS = 60, 20_000  # the work to spend, counted so that a busy machine does not change the result
+TRIES, OPS = 60, 40_000  # the work to spend, counted so that a busy machine does not change the result
 SECONDS = 60.0  # and for the worst
 LARGEST = 1 << 27  # numbers in the tensors of a candidate
 PATIENT = 15.0  # seconds that any trial may take
@@ -125,8 +125,7 @@ class Outcome:
             packed = isinstance(module, nn.RNNBase) and any(not _is_floating(n) for n in inputs)
             return len(shape) == 2 and not packed
         if isinstance(module, nn.Embedding):
-            counted = inputs[0].meta["kind"] is Kind.FACTORY or not self._from_input(inputs[0])
-            return counted and bool(shape) and shape[-1] > module.num_embeddings
+            return not from_input(inputs[0]) and bool(shape) and shape[-1] > module.num_embeddings
         return False
 
     @cached_property
@@ -148,17 +147,6 @@ class Outcome:
             if (layer := self.graph.module(node)) is not None and not batch_first(layer)
         ]
         return any(len(shape) == 3 and shape[0] == self.batch != shape[1] for shape in shapes)
-
-    def _from_input(self, node: fx.Node) -> bool:
-        seen, todo = set(), [node]
-        while todo:
-            here = todo.pop()
-            if here.op == "placeholder":
-                return True
-            if here not in seen:
-                seen.add(here)
-                todo += here.all_input_nodes
-        return False
 
 
 class _TooSlow(BaseException):
@@ -265,6 +253,19 @@ class Trials:
                 raise _TooSlow
 
         return check
+
+
+def from_input(node: fx.Node) -> bool:
+    """False for constants, and for what the model makes of itself: positions, zeros."""
+    seen, todo = set(), [node]
+    while todo:
+        here = todo.pop()
+        if here.op == "placeholder":
+            return True
+        if here not in seen and here.meta["kind"] is not Kind.FACTORY:
+            seen.add(here)
+            todo += here.all_input_nodes
+    return False
 
 
 def _is_floating(node: fx.Node) -> bool:
