@@ -78,6 +78,11 @@ class Candidate:
         return next((g.shape[g.batch] for g in self.guesses.values() if g.batch is not None), None)
 
     @property
+    def told(self) -> bool:
+        """True when the model says so itself."""
+        return bool(self.guesses) and all(guess.told for guess in self.guesses.values())
+
+    @property
     def count(self) -> int:
         """How many numbers its tensors hold."""
         return sum(math.prod(g.shape) for g in self.guesses.values())

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from bnlint.inputs.configs import by_name
 from bnlint.inputs.containers import containers_of
 from bnlint.inputs.guess import LENGTH, Candidate, Guess, Path
 from bnlint.inputs.values import Parameter, is_required, parameters_of
@@ -57,6 +58,7 @@ class Guesser:
         self.containers = containers_of(model)
         starred = next((p.name for p in self.parameters.values() if p.kind is Parameter.VAR_KEYWORD), "")
         self.keys: list[str] = self.containers.pop(starred, (None, []))[1]  # that forward reads from **kwargs
+        self.told = by_name(model, batch)
         rows = ((path, m, want(m, path)) for path, m in model.named_modules())
         self.wants = [(module, wanted) for _, module, wanted in rows if wanted is not None]
 
@@ -132,6 +134,8 @@ class Guesser:
 
     def named(self, name: str) -> Guess | None:
         """A guess from the parameter's name."""
+        if name in self.told:
+            return self.told[name][0]
         words = _words(name)
         kinds = [kind for kind, known in _WORDS.items() if words & known]
         for kind in kinds:

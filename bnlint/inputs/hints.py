@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from bnlint.inputs.guess import LENGTH, Candidate, Guess
+from bnlint.inputs.configs import attribute
+from bnlint.inputs.guess import Candidate, Guess
 from bnlint.inputs.guesser import Guesser
 
 
@@ -35,32 +35,18 @@ def _channels(guesser: Guesser) -> int | None:
 
 
 def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
-    """transformers: `main_input_name` and the sizes in the config."""
-    config, main = getattr(model, "config", None), getattr(model, "main_input_name", None)
-    if config is None or not isinstance(main, str) or main not in guesser.parameters:
+    """transformers: `main_input_name` and the sizes in the configuration."""
+    main = getattr(model, "main_input_name", None)
+    if not guesser.told or main not in guesser.parameters:
         return
-    batch = guesser.batch
-    vocabulary = _number(config, "vocab_size") or _number(config, "src_vocab_size") or 2
-    ids = Guess((batch, LENGTH), "int64", vocabulary, free=(1,), why="config", told=True)
-    side = _number(config, "image_size")
-    image = Guess((batch, _number(config, "num_channels") or 3, side or 224, side or 224), why="config", told=True)
-    bins = _number(config, "num_mel_bins") or _number(config, "input_feat_per_channel") or 80
-    rows: dict[str, list[Guess]] = {
-        "input_ids": [ids],
-        "pixel_values": [image, replace(image, shape=(batch, 8, *image.shape[1:]))],
-        "input_values": [
-            Guess((batch, 16000), free=(1,), ladder="signal", why="config", told=True),
-            Guess((batch, 1024, bins), why="config", told=True),
-        ],
-        "input_features": [
-            Guess((batch, bins, 2 * (_number(config, "max_source_positions") or 1500)), why="config", told=True),
-            Guess((batch, 128, bins), why="config", told=True),
-        ],
-    }
-    for guess in rows.get(main, []):
-        yield Candidate({(main,): guess})
-        if "decoder_input_ids" in guesser.parameters:
-            yield Candidate({(main,): guess, ("decoder_input_ids",): ids})
+    also = [name for name in guesser.required if name != main]
+    if attribute(model.config, "is_encoder_decoder") is True:
+        also += [name for name in ("decoder_input_ids",) if name in guesser.parameters]
+    for guess in guesser.told.get(main, []):
+        candidate = Candidate({(main,): guess})
+        for name in dict.fromkeys(also):
+            candidate = guesser.with_parameter(candidate, name)
+        yield candidate
 
 
 def _from_sizes(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
@@ -94,10 +80,3 @@ def _kept(model: nn.Module, names: tuple[str, ...], count: int) -> dict[tuple[in
 def _sizes(value: Any, count: int) -> tuple[int, ...] | None:
     fits = isinstance(value, (tuple, list)) and len(value) == count and all(isinstance(v, int) for v in value)
     return tuple(value) if fits else None
-
-
-def _number(config: Any, name: str) -> int | None:
-    value = getattr(config, name, None)
-    if isinstance(value, (tuple, list)) and value:
-        value = value[0]
-    return value if isinstance(value, int) and value > 0 else None

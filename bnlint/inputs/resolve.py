@@ -84,8 +84,8 @@ def _found(model: nn.Module, job: Job) -> Inputs:
     args, kwargs = build(candidate, search.guesser.parameters, lambda guess: guess.spec().make(generator, dtype))
     why = {path_name(path): guess.why for path, guess in candidate.guesses.items()}
     axes = {path_name(path): guess.batch for path, guess in candidate.guesses.items()}
-    told = all(guess.told for guess in candidate.guesses.values())
-    return bound(model, args, kwargs, lambda name: _source(why.get(name, "")), inferred=not told, batch=axes)
+    inferred = not all(guess.told for guess in candidate.guesses.values())
+    return bound(model, args, kwargs, lambda name: _source(why.get(name, "")), inferred=inferred, batch=axes)
 
 
 def _source(why: str) -> str:

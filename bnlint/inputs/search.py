@@ -39,7 +39,7 @@ class Search:
         """The best run found; None when none could be followed."""
         for index, candidate in enumerate(first):
             later = (0, MANY) if self.guesser.required else (2,)
-            self._push(later if index else (0,), index, candidate)
+            self._push((0,) if candidate.told or not index else later, index, candidate)
         while self.queue and not self._enough():
             *_, item = heapq.heappop(self.queue)
             outcome = self._try(item) if isinstance(item, Candidate) else self._close(*item)

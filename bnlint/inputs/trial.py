@@ -161,7 +161,7 @@ class Trials:
         self.parameters = {p.name: p for p in parameters_of(model)}
         self.lazy = has_lazy_layers(model)
         scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())  # keeps fake constants for good
-        self.fake = not self.lazy and not scripted
+        self.fake, self.doubted = not self.lazy and not scripted, False
         self.deadline = time.monotonic() + SECONDS
         self.longest = math.inf  # seconds that a trial may take: set by the first
         self.ops = 0  # recorded in all trials
@@ -204,19 +204,33 @@ class Trials:
                     recording = record(self.model, inputs.args, inputs.kwargs, fake=fake, repair=False)
                 except Unfollowable:
                     continue
-            return recording.error is None
+            if recording.error is None:
+                return True
         return False
 
     def _run(self, candidate: Candidate) -> Outcome | None:
         if self.fake:
             try:
-                return self._record(candidate, fake=True)
+                outcome = self._record(candidate, fake=True)
             except Unfollowable:
                 self.fake = False
+            else:
+                return self._doubted(candidate, outcome)
         try:
             return self._record(candidate, fake=False)
         except Unfollowable:
             return None
+
+    def _doubted(self, candidate: Candidate, outcome: Outcome | None) -> Outcome | None:
+        """The run; on real tensors when only these can do what the model itself says, which is tested once."""
+        if outcome is None or outcome.finished or not candidate.told or self.doubted:
+            return outcome
+        self.doubted = True
+        real = self._record(candidate, fake=False)
+        if real is None or not real.right:
+            return outcome
+        self.fake = False
+        return real
 
     def _record(self, candidate: Candidate, *, fake: bool) -> Outcome | None:
         batch = self.batch if candidate.batch is None else candidate.batch

@@ -1,0 +1,79 @@
+"""Where the models of `coverage.py` come from: packages that are installed, and checkouts of public repositories."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+ZOO = Path(__file__).resolve().parent / "zoo"
+PACKAGES = ("torchvision", "timm", "transformers")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model: what to check, from which folder, and what its forward takes when nobody can tell."""
+
+    corpus: str
+    name: str
+    target: str
+    folder: str = "."
+    inputs: tuple[str, ...] = ()
+    input_fn: str | None = None
+
+    @property
+    def has_input(self) -> bool:
+        """True when somebody wrote its input down."""
+        return bool(self.inputs or self.input_fn)
+
+
+class Missing(str):
+    """Why a corpus is not on this machine."""
+
+    __slots__ = ()
+
+
+def of_package(package: str, *, everything: bool = False) -> list[Case] | Missing:
+    """The models of a package that is installed, made by `zoo/PACKAGE_models.py`."""
+    sys.path[:0] = [] if str(ZOO) in sys.path else [str(ZOO)]
+    if importlib.util.find_spec(package) is None:
+        return Missing(f"{package}: it is not installed")
+    module = importlib.import_module(f"{package}_models")
+    listed: Callable[[], list[str]] = module.names
+    if everything:
+        listed = getattr(module, "all_names", listed)
+    return [_case(package, module, name) for name in listed()]
+
+
+def _case(package: str, module: ModuleType, name: str) -> Case:
+    file = ZOO / f"{package}_models.py"
+    known = name in getattr(module, "INPUTS", {})
+    input_fn = f"{file}:inputs({name!r})" if known else None
+    return Case(package, name, f"{file}:make({name!r})", input_fn=input_fn)
+
+
+def of_repositories(listing: Path, checkouts: Path) -> list[Case] | Missing:
+    """The targets of `repositories.json` whose repository has a checkout: a folder `owner__name`."""
+    cases = []
+    for repository in json.loads(listing.read_text(encoding="utf-8")):
+        name = "/".join(repository["url"].split("/")[-2:])
+        folder = checkouts / name.replace("/", "__")
+        if folder.is_dir():
+            cases += [
+                Case(
+                    "repositories",
+                    f"{name}: {row['target']}",
+                    row["target"],
+                    str(folder.joinpath(row.get("folder", "."))),
+                    tuple(row["inputs"]),
+                )
+                for row in repository["models"]
+            ]
+    if not cases:
+        return Missing(f"repositories: {checkouts} holds none of those in {listing.name}")
+    return cases

@@ -1,0 +1,32 @@
+"""Every builder of torchvision with random weights: `torchvision_models.py:make('resnet18')`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+
+from torch import nn
+
+try:
+    torchvision = importlib.import_module("torchvision")
+except RuntimeError:  # its compiled operators do not load beside a CPU-only torch
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    importlib.import_module("torchvision_stub")
+    torchvision = importlib.import_module("torchvision")
+
+
+def names() -> list[str]:
+    """All but the quantized copies of other models."""
+    return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
+
+
+def make(name: str) -> nn.Module:
+    """The model with random weights."""
+    builder = torchvision.models.get_model_builder(name)
+    has_backbone = "weights_backbone" in inspect.signature(builder).parameters
+    options = {"weights_backbone": None} if has_backbone else {}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True  # their default, said aloud, so that they do not warn
+    return builder(weights=None, **options)

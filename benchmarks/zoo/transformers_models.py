@@ -1,0 +1,145 @@
+"""Every architecture of transformers with a small random configuration: `transformers_models.py:make('bert')`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+if importlib.util.find_spec("torchvision"):  # transformers imports it when it is there
+    from torchvision_models import torchvision  # noqa: F401
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+LARGEST = 350_000_000  # parameters
+_TASKS = (  # the first that knows the architecture gives the class
+    *("SPEECH_SEQ_2_SEQ", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "CAUSAL_LM", "CTC"),
+    *("VIDEO_CLASSIFICATION", "SEMANTIC_SEGMENTATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION"),
+    *("OBJECT_DETECTION", "DEPTH_ESTIMATION", "TIME_SERIES_PREDICTION", "ZERO_SHOT_OBJECT_DETECTION"),
+)
+_DEPTHS = {  # fields of a configuration by their names; a field is never made larger
+    r"num_(hidden_)?layers|n_layers?|(num_|n_)?(encoder|decoder|\w+_encoder|\w+_decoder)_layers|depth": 2,
+    r"\w*vocab_size(_\w+)?": 512,
+    r"(num_|n_)(local_|routed_)?experts": 4,
+    r"num_experts_per_tok|top_?k_experts|moe_top_?k|num_experts_per_token": 2,
+    r"image_size|img_size": 224,
+    r"max_position_embeddings|max_sequence_length": 4096,
+    r"num_kv_shared_layers|num_nextn_predict_layers": 0,
+}
+_WIDTHS = {
+    r"(num_|n_)?(\w+_)?(heads|head)": 4,
+    r"(num_|n_)(key_value_|kv_)heads?|num_key_value_heads": 2,
+    r"(\w+_)?(hidden_size|hidden_dim|d_model|n_embd|embed_dim|embedding_size|projection_dim|emb_dim)|dim": 64,
+    r"(\w+_)?(head_dim|d_kv|d_head|head_size)": 16,
+    r"(\w+_)?(intermediate_size|ffn_dim|d_ff|n_inner|d_inner|mlp_dim|ffn_hidden_size|feed_forward_size)": 128,
+    r"upsample_groups|d_latents": 64,
+    r"num_latents|mamba_d_head|num_filters": 32,
+}
+_MISSING = {"vocab_size": 512, "head_dim": 16}
+_MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves out, or what two fields must agree on
+    **{name: {"prediction_length": 8} for name in ("autoformer", "informer", "time_series_transformer")},
+    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32},
+    "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+}
+
+
+def names() -> list[str]:
+    """The architectures that have a model of their own; parts of others are left out."""
+    return [name for name in CONFIG_MAPPING if class_of(name) is not None]
+
+
+def make(name: str) -> nn.Module:
+    """The architecture with the smallest configuration that builds, random weights."""
+    cls = class_of(name)
+    assert cls is not None, f"transformers has no model for {name!r}"
+    reason: Exception = ValueError(f"{name} has more than {LARGEST} parameters")
+    for config in _configurations(name):
+        found = _built(cls, config)
+        if isinstance(found, nn.Module):
+            return found
+        reason = found or reason
+    raise reason
+
+
+def _built(cls: type[PreTrainedModel], config: Callable[[], PreTrainedConfig]) -> nn.Module | Exception | None:
+    """The model; what it raises; None when it is too large."""
+    try:
+        with torch.device("meta"):
+            size = sum(p.numel() for p in cls(config()).parameters())
+        return cls(config()) if size <= LARGEST else None
+    except Exception as error:
+        return error
+
+
+def class_of(name: str) -> type[PreTrainedModel] | None:
+    """The model class of an architecture: of the first task that knows it, else the bare model."""
+    import transformers
+
+    for task in (*(f"MODEL_FOR_{task}_MAPPING_NAMES" for task in _TASKS), "MODEL_MAPPING_NAMES", *dir(modeling_auto)):
+        if task.endswith("_MAPPING_NAMES") and task.startswith("MODEL_"):
+            found = getattr(modeling_auto, task).get(name)
+            cls = getattr(transformers, found[0] if isinstance(found, tuple) else found or "", None)
+            if cls is not None and _is_whole(cls, CONFIG_MAPPING[name]):
+                return cls
+    return None
+
+
+def _is_whole(cls: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
+    """False for a model of a part of the configuration, the text decoder of a multimodal model say."""
+    try:
+        return cls.config_class is config
+    except ImportError:  # of a package that the architecture needs: building it says so
+        return True
+
+
+def _configurations(name: str) -> Iterator[Callable[[], PreTrainedConfig]]:
+    """Narrow and shallow; shallow alone; as it comes."""
+    cls, more = CONFIG_MAPPING[name], _MORE.get(name, {})
+    for limits in ({**_DEPTHS, **_WIDTHS}, _DEPTHS):
+        yield lambda limits=limits: _shrunk(cls(), limits, **more)
+    yield lambda: cls(**more)
+
+
+def _shrunk(config: PreTrainedConfig, limits: dict[str, int], **more: Any) -> PreTrainedConfig:
+    """A configuration made anew with smaller numbers, so that what it derives from them is derived again."""
+    usual, narrow = vars(type(config)()), len(limits) > len(_DEPTHS)
+    changes = {k: v for k, v in vars(config).items() if v != usual.get(k) and not k.startswith("_")}
+    depths = set()
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            changes[name] = _shrunk(value, limits)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            limit = next((size for words, size in limits.items() if re.fullmatch(words, name)), value)
+            if limit < value and not (name == "embed_dim" and isinstance(vars(config).get("num_heads"), (list, tuple))):
+                changes[name] = limit
+                depths |= {value} if "layer" in name else set()
+        elif narrow and isinstance(value, dict) and "mrope_section" in value:
+            rest = [size * 8 // sum(value["mrope_section"]) for size in value["mrope_section"][1:]]
+            changes[name] = {**value, "mrope_section": [8 - sum(rest), *rest]}
+        elif value is None and name in _MISSING:
+            changes[name] = _MISSING[name]
+    for name, value in vars(config).items():  # a list with an item for every layer
+        if isinstance(value, (list, tuple)) and len(value) in depths and re.search("layer|block_type", name):
+            changes[name] = value[:2]
+    for name in changes.keys() & more.keys():
+        if isinstance(changes[name], PreTrainedConfig):
+            more[name] = type(changes[name])(**{**changes[name].to_diff_dict(), **more[name]})
+    changes |= _token_ids(config, changes.get("vocab_size"))
+    return type(config)(**{**changes, **more})
+
+
+def _token_ids(config: PreTrainedConfig, vocabulary: int | None) -> dict[str, int]:
+    """Other numbers for the special tokens that a smaller vocabulary lacks."""
+    if not vocabulary:
+        return {}
+    found = {k: v for k, v in vars(config).items() if re.search("token_(id|index)$", k) and isinstance(v, int)}
+    return {name: vocabulary - 1 - i for i, (name, v) in enumerate(found.items()) if v >= vocabulary}

@@ -1,0 +1,118 @@
+"""What the configuration of a transformers model says about the inputs of its forward, by the names it gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from bnlint.inputs.guess import LENGTH, Guess
+
+_PARTS = ("", "vision_config", "image_config", "audio_config", "text_config", "encoder", "backbone_config")
+_WAVE = 16000  # samples: a second
+
+
+def by_name(model: nn.Module, batch: int) -> dict[str, list[Guess]]:
+    """Guesses for the parameters with a meaning that transformers fixes, the likeliest first; {} for other models."""
+    config = getattr(model, "config", None)
+    if not isinstance(getattr(model, "main_input_name", None), str) or config is None:
+        return {}
+    vocabulary = _number(config, "vocab_size", "src_vocab_size") or _number(
+        attribute(config, "text_config"), "vocab_size"
+    )
+    ids = Guess((batch, LENGTH), "int64", vocabulary or 2, free=(1,), why="config", told=True)
+    guesses = {
+        "input_ids": [ids],
+        "decoder_input_ids": [ids],
+        "bbox": [replace(ids, shape=(batch, LENGTH, 4), high=2)],
+        **_pictures(config, batch),
+        **_sounds(config, batch),
+        **_series(config, batch),
+    }
+    return {name: [replace(guess, why="config", told=True) for guess in rows] for name, rows in guesses.items()}
+
+
+def _pictures(config: Any, batch: int) -> dict[str, list[Guess]]:
+    height, width = _sides(config) or (224, 224)
+    channels = _anywhere(config, "num_channels", "in_channels", "in_chans") or 3
+    image = Guess((batch, channels, height, width))
+    frames = _anywhere(config, "num_frames", "frames_per_clip") or 8
+    video = replace(image, shape=(batch, frames, channels, height, width))
+    first = [video, image] if _number(config, "num_frames", "frames_per_clip") else [image, video]
+    return {"pixel_values": first, "pixel_values_videos": [video]}
+
+
+def _sounds(config: Any, batch: int) -> dict[str, list[Guess]]:
+    bins = _anywhere(config, "num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels") or 80
+    frames = 2 * (_anywhere(config, "max_source_positions") or 1500)
+    wave = Guess((batch, _WAVE), free=(1,), ladder="signal")
+    channels = _anywhere(config, "audio_channels") or 1
+    spectrogram = Guess((batch, _number(config, "max_length", "spectrogram_length") or 1024, bins))
+    codec = replace(wave, shape=(batch, channels, _WAVE), free=(2,))
+    values = [wave, spectrogram, codec]
+    if _number(config, "audio_channels", "num_filters", "codebook_size"):
+        values = [codec, wave]
+    elif _number(config, "num_mel_bins"):
+        values = [spectrogram, wave]
+    features = [Guess((batch, bins, frames)), Guess((batch, 128, bins)), Guess((batch, 1, 1024, bins))]
+    return {
+        "input_values": values,
+        "input_features": features if _anywhere(config, "max_source_positions") else features[1:] + features[:1],
+        "spectrogram": [Guess((batch, 128, bins))],
+    }
+
+
+def _series(config: Any, batch: int) -> dict[str, list[Guess]]:
+    length = _number(config, "context_length")
+    if not length:
+        return {}
+    lags = getattr(config, "lags_sequence", None) or [0]
+    size, channels = length + max(lags), _number(config, "num_input_channels", "input_size") or 1
+    times = _number(config, "num_time_features") or 1
+    return {
+        "past_values": [Guess((batch, size, channels)) if channels > 1 else Guess((batch, size))],
+        "past_time_features": [Guess((batch, size, times))],
+        "past_observed_mask": [Guess((batch, size, channels)[: 2 + (channels > 1)], "bool", fill=1.0)],
+    }
+
+
+def _sides(config: Any) -> tuple[int, int] | None:
+    for part in _parts(config):
+        value = next(
+            (v for name in ("image_size", "img_size", "crop_size") if (v := attribute(part, name)) is not None), None
+        )
+        if isinstance(value, Mapping):
+            value = (value.get("height"), value.get("width"))
+        if isinstance(value, int) and value > 0:
+            return value, value
+        if isinstance(value, (tuple, list)) and len(value) >= 2 and all(isinstance(v, int) for v in value[-2:]):
+            return value[-2], value[-1]
+    return None
+
+
+def _anywhere(config: Any, *names: str) -> int | None:
+    return next((found for part in _parts(config) if (found := _number(part, *names))), None)
+
+
+def _parts(config: Any) -> list[Any]:
+    return [part for name in _PARTS if (part := attribute(config, name) if name else config) is not None]
+
+
+def _number(config: Any, *names: str) -> int | None:
+    for name in names:
+        value = attribute(config, name)
+        if isinstance(value, (tuple, list)) and value:
+            value = value[0]
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def attribute(config: Any, name: str) -> Any:
+    """An attribute of a configuration, where some are properties that raise."""
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return None

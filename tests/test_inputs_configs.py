@@ -1,0 +1,141 @@
+"""Inputs that the configuration of a transformers model implies; the models here only look like those."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bnlint.inputs import Inputs, resolve
+from bnlint.job import Job
+
+
+def shapes(found: Inputs) -> dict[str, tuple[int, ...]]:
+    return {row["name"]: tuple(row["shape"]) for row in found.rows}
+
+
+def resolved(model: nn.Module) -> Inputs:
+    return resolve(model, Job("-"))
+
+
+class Configured(nn.Module):
+    """A model with a configuration."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(**config)
+
+
+class Text(Configured):
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.words, self.boxes = nn.Embedding(50, 16), nn.Embedding(20, 16)
+
+    def forward(self, input_ids: Tensor | None = None, bbox: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if bbox is None:
+            raise ValueError("You have to specify bbox")
+        return self.words(input_ids) + self.boxes(bbox).sum(2)
+
+
+class Translator(Configured):
+    def __init__(self) -> None:
+        super().__init__(is_encoder_decoder=True, vocab_size=30)
+        self.words, self.body = nn.Embedding(30, 16), nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
+
+    def forward(self, input_ids: Tensor | None = None, decoder_input_ids: Tensor | None = None) -> Tensor:
+        if decoder_input_ids is None:
+            raise ValueError("You must specify exactly one of decoder_input_ids or decoder_inputs_embeds")
+        return self.body(self.words(input_ids), self.words(decoder_input_ids))
+
+
+class Picture(Configured):
+    main_input_name = "pixel_values"
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.patches = nn.Conv2d(config.get("num_channels", 3), 8, 8, 8)
+        self.table = nn.Parameter(torch.zeros(1, 15, 8))
+
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
+        patches = self.patches(pixel_values.flatten(0, -4)).flatten(2).transpose(1, 2) + self.table
+        return patches.mean(1).reshape(pixel_values.shape[0], -1)
+
+
+class Sound(Configured):
+    main_input_name = "input_values"
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.layer = nn.Linear(40, 8)
+
+    def forward(self, input_values: Tensor) -> Tensor:
+        batch, frames, bins = input_values.shape
+        return self.layer(input_values.reshape(batch, frames * bins // 40, 40))
+
+
+class Clip(Configured):
+    """Text and pictures, the sizes of which stand in parts of the configuration."""
+
+    def __init__(self) -> None:
+        vision = SimpleNamespace(image_size=[24, 40], num_channels=1)
+        super().__init__(text_config=SimpleNamespace(vocab_size=50), vision_config=vision)
+        self.text, self.vision = nn.Embedding(50, 8), Picture(num_channels=1)
+
+    def forward(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        return self.text(input_ids).mean(1) @ self.vision(pixel_values).T
+
+
+class OnlyReal(Configured):
+    """Fails on fake tensors, with an error that does not speak of them."""
+
+    def __init__(self) -> None:
+        super().__init__(vocab_size=30)
+        self.words = nn.Embedding(30, 16)
+
+    def forward(self, input_ids: Tensor | None = None) -> Tensor:
+        if type(input_ids) is not Tensor:
+            raise RuntimeError("Expected inputs of another type")
+        return self.words(input_ids)
+
+
+def test_the_main_input_and_what_an_error_asks_for() -> None:
+    found = resolved(Text(vocab_size=50))
+    assert shapes(found) == {"input_ids": (8, 16), "bbox": (8, 16, 4)}
+    assert not found.inferred and {row["from"] for row in found.rows} == {"config"}
+    assert found.tensors[0].max() >= 20 > found.tensors[1].max()
+
+
+def test_an_encoder_with_a_decoder_in_one_try() -> None:
+    assert shapes(resolved(Translator())) == {"input_ids": (8, 16), "decoder_input_ids": (8, 16)}
+
+
+def test_pictures_of_the_size_that_the_configuration_names() -> None:
+    assert shapes(resolved(Picture(image_size=(24, 40)))) == {"pixel_values": (8, 3, 24, 40)}
+    sides = {"height": 40, "width": 24}
+    assert shapes(resolved(Picture(image_size=sides, num_frames=4))) == {"pixel_values": (8, 4, 3, 40, 24)}
+
+
+def test_a_spectrogram() -> None:
+    assert shapes(resolved(Sound(num_mel_bins=40, max_length=20))) == {"input_values": (8, 20, 40)}
+
+
+def test_sizes_in_parts_of_the_configuration() -> None:
+    assert shapes(resolved(Clip())) == {"input_ids": (8, 16), "pixel_values": (8, 1, 24, 40)}
+
+
+def test_real_tensors_when_only_these_can_do_it() -> None:
+    assert shapes(resolved(OnlyReal())) == {"input_ids": (8, 16)}
+
+
+def test_a_configuration_that_raises_is_no_hint() -> None:
+    class Raising:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    model = Text()
+    model.config = Raising()  # type: ignore[assignment]
+    assert shapes(resolved(model))["input_ids"][0] == 8
