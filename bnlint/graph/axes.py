@@ -3,7 +3,7 @@
 An axis is a tuple of atoms. An atom is an indivisible run of index values with one role: the batch, the channels a
 layer made, a spatial or sequence axis of the input. Folding joins atoms, unfolding takes them apart again, so
 `(B, T, C) -> (B*T, C) -> (B, T, C)` gives back the very same atoms and `(B, C, H, W).view(-1, C*H)` shows that half
-of every sample's features went into the rows. Nothing here looks at op names; `axis_rules.py` does.
+of every sample's features went into the rows. Nothing here looks at op names; `axis_layers.py` and `axis_rules.py` do.
 """
 
 from __future__ import annotations
