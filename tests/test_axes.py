@@ -120,6 +120,13 @@ LAYOUTS = {
     ),
     "position table": (lambda m, x: m.e(x) + m.p(torch.arange(6)), [IDS], {"e": nn.Embedding(10, 8), "p": nn.Embedding(6, 8)}, "b t c"),
     "class token": (lambda m, x: torch.cat([m.e(x).mean(1, keepdim=True), m.e(x)], 1), [IDS], {"e": nn.Embedding(10, 8)}, "b t c"),
+    "class token and back": (
+        lambda m, x: (lambda y: torch.cat([y.mean(1, keepdim=True), y], 1)[:, 1:].view(4, 8, 12, 16))(m.a(x).flatten(2).transpose(1, 2)),
+        [IMAGE], {"a": conv()}, "b s s c",
+    ),
+    "joined and split": (lambda m, x: torch.cat([m.a(x), m.b(x)]).chunk(2)[1], [IMAGE], {"a": conv(), "b": conv()}, "b c s s"),
+    "joined and split elsewhere": (lambda m, x: torch.cat([m.a(x), m.b(x)])[2:6], [IMAGE], {"a": conv(), "b": conv()}, "b c s s"),
+    "joined twice the same": (lambda m, x: (lambda y: torch.cat([y, y]).split([4, 4])[0])(m.a(x)), [IMAGE], {"a": conv()}, "b c s s"),
     "skip": (lambda m, x: m.a(x) + m.b(m.a(x)), [IMAGE], {"a": conv(), "b": conv(16)}, "b c s s"),
     "dense block": (lambda m, x: torch.cat([m.a(x), x], 1), [IMAGE], {"a": conv()}, "b c s s"),
     "transposed conv": (lambda m, x: m.a(x), [IMAGE], {"a": nn.ConvTranspose2d(3, 5, 2, 2)}, "b c s s"),

@@ -38,6 +38,7 @@ class Origin:
     size: int
     guessed: bool = False  # made by a repair that had to guess
     resized_from: Origin | None = None  # the axis before a stride, pooling or slice changed its length
+    parts: tuple[Axis, ...] = ()  # what a concatenation joined
 
     @property
     def root(self) -> Origin:
@@ -104,6 +105,24 @@ def resized(axis: Axis, source: str, dim: int, size: int) -> Axis:
     if new and len(axis) == 1 and not axis[0].mixed:
         new[0].origin.resized_from = axis[0].origin
     return new
+
+
+def joined(parts: Sequence[Axis], role: Role, source: str, dim: int, size: int) -> Axis:
+    """The axis that a concatenation makes; it remembers its parts, so that cutting it again gives them back."""
+    axis = fresh(role, source, dim, size)
+    if axis and sum(map(size_of, parts)) == size:
+        axis[0].origin.parts = tuple(parts)
+    return axis
+
+
+def cut(axis: Axis, start: int, source: str, dim: int, size: int) -> Axis:
+    """`size` positions of an axis from `start` on: one of the parts it was joined from, or positions of their own."""
+    at = 0
+    for part in axis[0].origin.parts if len(axis) == 1 and axis[0].whole else ():
+        if at == start and size_of(part) == size:
+            return part
+        at += size_of(part)
+    return resized(axis, source, dim, size)
 
 
 def reshape(axes: Axes, shape: Sequence[int]) -> Axes:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from bnlint.graph.axes import Axes, Axis, Role, resized, roles
+from bnlint.graph.axes import Axes, Axis, Role, cut, resized, roles, size_of
 from bnlint.graph.ops import argument, op_name, shape_of
 
 Shape = tuple[int, ...]
@@ -86,12 +86,17 @@ def indexed(node: fx.Node, x: Axes, shape: Shape) -> Axes | None:
             continue
         axis = next(source)
         if isinstance(item, slice):
-            result.append(
-                axis
-                if item == slice(None) or len(result) >= len(shape)
-                else resized(axis, node.name, len(result), shape[len(result)])
-            )
+            result.append(_sliced(axis, item, node, len(result), shape))
     return tuple(result)
+
+
+def _sliced(axis: Axis, item: slice, node: fx.Node, dim: int, shape: Shape) -> Axis:
+    if item == slice(None) or dim >= len(shape):
+        return axis
+    ends = (item.start, item.stop, item.step)
+    if item.step in (None, 1) and all(end is None or isinstance(end, int) for end in ends):
+        return cut(axis, item.indices(size_of(axis))[0], node.name, dim, shape[dim])
+    return resized(axis, node.name, dim, shape[dim])
 
 
 def cat_dim(node: fx.Node) -> int:

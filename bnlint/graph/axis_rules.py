@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import fx, nn
 
-from bnlint.graph.axes import Axes, Axis, Role, fresh, reshape, resized, roles, size_of
+from bnlint.graph.axes import Axes, Axis, Role, cut, fresh, joined, reshape, resized, roles, size_of
 from bnlint.graph.axis_arguments import cat_dim, ignorance, indexed, merge, permutation, squeezed
 from bnlint.graph.axis_layers import attention, conv, embedding, linear, rnn
 from bnlint.graph.axis_pass import AxisPass, AxisRule, Shape, axes_of, data_axes
@@ -77,6 +77,11 @@ def _index(walk: AxisPass, node: fx.Node, shape: Shape) -> Axes:
     if name == "select":
         dim = int(argument(node, 1, "dim", 0)) % max(1, len(x))
         return (*x[:dim], *x[dim + 1 :])
+    if name == "narrow" and len(x) == len(shape):
+        dim, start = (argument(node, i, key) for i, key in ((1, "dim"), (2, "start")))
+        if isinstance(dim, int) and isinstance(start, int):
+            dim %= len(x)
+            return (*x[:dim], cut(x[dim], start, node.name, dim, shape[dim]), *x[dim + 1 :])
     return _keep(walk, node, shape)
 
 
@@ -97,7 +102,10 @@ def _cat(walk: AxisPass, node: fx.Node, shape: Shape) -> Axes:
     axes = [min((p[d] for p in parts), key=ignorance) for d in range(len(shape))]
     known = {role for p in parts for role in roles(p[dim])} - {Role.UNKNOWN}
     role = known.pop() if len(known) == 1 else Role.UNKNOWN
-    axes[dim] = axes[dim] if size_of(axes[dim]) == shape[dim] else fresh(role, node.name, dim, shape[dim])
+    if size_of(axes[dim]) != shape[dim]:
+        rows = argument(node, 0, "tensors", ())  # all of them: `all_input_nodes` leaves repetitions out
+        along = [axes_of(n)[dim] for n in rows if isinstance(n, fx.Node) and len(axes_of(n)) == len(shape)]
+        axes[dim] = joined(along, role, node.name, dim, shape[dim])
     return tuple(axes)
 
 
@@ -110,9 +118,19 @@ def _stack(walk: AxisPass, node: fx.Node, shape: Shape) -> Axes:
 def _split(walk: AxisPass, node: fx.Node, shape: Shape) -> Axes:
     x = data_axes(node)
     if len(x) == len(shape):
-        return _keep(walk, node, shape)
+        return _pieces(node, x, shape) or _keep(walk, node, shape)
     dim = int(argument(node, 1, "dim", 0)) % max(1, len(x))  # unbind
     return (*x[:dim], *x[dim + 1 :])
+
+
+def _pieces(node: fx.Node, x: Axes, shape: Shape) -> Axes | None:
+    keys = node.meta.get("axis_key") or [None]
+    dim = argument(node, 2, "dim", 0)
+    if not isinstance(keys[0], int) or not isinstance(dim, int) or not isinstance(node.meta["val"], (list, tuple)):
+        return None
+    dim %= len(x)
+    start = sum(int(piece.shape[dim]) for piece in node.meta["val"][: keys[0]])
+    return (*x[:dim], cut(x[dim], start, node.name, dim, shape[dim]), *x[dim + 1 :])
 
 
 def _reduce(walk: AxisPass, node: fx.Node, shape: Shape) -> Axes:
