@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from torch import fx
 
-from bnlint.graph.axes import Role, is_batch, roles
+from bnlint.graph.axes import Axis, Role, is_batch, roles
+from bnlint.graph.axis_arguments import cat_dim
 from bnlint.graph.batches import sizes_asked
-from bnlint.graph.model import LINEAR_OPS, WEIGHT_LAYERS, Graph
+from bnlint.graph.features import declared, got, mismatched
+from bnlint.graph.model import LAYERS, LINEAR_OPS, WEIGHT_LAYERS, Graph
+from bnlint.graph.operands import operands
 from bnlint.graph.ops import Kind
 
 
@@ -45,6 +49,68 @@ def is_unfolded_later(graph: Graph, node: fx.Node) -> bool:
         if other.op != "output" and any(n in reached for n in other.all_input_nodes):
             reached.add(other)
             if any(is_batch(axis) for axis in graph.axes(other)):
+                return True
+    return False
+
+
+_IN_A_BRANCH = LINEAR_OPS | {Kind.ACTIVATION, Kind.REDUCE, Kind.INDEX}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A concatenation along the batch: how many samples became how many rows, and who says that this is wrong."""
+
+    node: fx.Node
+    parts: int
+    batch: int
+    reader: fx.Node  # the layer that reads the rows
+    contradicts: bool  # it takes the features of all parts together
+
+
+def samples_joined(graph: Graph, node: fx.Node) -> Joined | None:
+    """A concatenation that puts what different layers made of one batch below each other instead of side by side.
+
+    Views of one batch that go through the same layers (contrastive pairs, crops) are joined on purpose, and so is all
+    that is cut apart again; None for those.
+    """
+    rows = operands(node) if graph.kind(node) is Kind.CAT and graph.error(node) is None else []
+    axes = [graph.axes(row) for row in rows]
+    if len(rows) < 2 or cat_dim(node) != 0 or any(len(a) < 2 or a[0] != axes[0][0] for a in axes):
+        return None
+    makers = [frozenset(map(_layer, graph.origins(row, _IN_A_BRANCH))) for row in rows]
+    if not is_batch(axes[0][0]) or any(None in made for made in makers) or len(frozenset.union(*makers)) < len(rows):
+        return None
+    if sum(map(len, makers)) > len(frozenset.union(*makers)) or _comes_apart(graph, node, axes[0][0]):
+        return None
+    readers = [n for n in graph.destinations(node, LINEAR_OPS | {Kind.ACTIVATION}) if graph.kind(n) in WEIGHT_LAYERS]
+    wide = next((n for n in readers if _takes_all(graph, n, len(rows))), None)
+    return Joined(node, len(rows), graph.shape(rows[0])[0], wide or readers[0], wide is not None) if readers else None
+
+
+def joined_before(graph: Graph, node: fx.Node) -> bool:
+    """True for a layer that takes the features of parts side by side, which a concatenation put below each other."""
+    found = (samples_joined(graph, cat) for cat in graph.of_kind(Kind.CAT))
+    return any(row is not None and row.contradicts and row.reader is node for row in found)
+
+
+def _layer(node: fx.Node) -> str | None:
+    return str(node.target) if node.op == "call_module" and node.meta["kind"] in LAYERS else None
+
+
+def _takes_all(graph: Graph, node: fx.Node, parts: int) -> bool:
+    wanted, size = declared(graph, node), got(graph, node)
+    return wanted is not None and size is not None and wanted.size == parts * size and mismatched(graph, node)
+
+
+def _comes_apart(graph: Graph, cat: fx.Node, batch: Axis) -> bool:
+    """True when something downstream has the batch, or a piece of the joined axis, as an axis of its own again."""
+    origin = graph.axes(cat)[0][0].origin
+    reached = {cat}
+    for other in graph.nodes[graph.position[cat] + 1 :]:
+        if any(n in reached for n in other.all_input_nodes) and other.op != "output":
+            reached.add(other)
+            pieces = (atom for axis in graph.axes(other) for atom in axis if atom.origin is origin and atom.part)
+            if batch in graph.axes(other) or any(pieces):
                 return True
     return False
 

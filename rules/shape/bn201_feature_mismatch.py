@@ -70,6 +70,7 @@ class FeatureMismatch(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the count every layer declares with the size of the axis it reads, flatten and width bugs aside."""
         from bnlint.graph.features import declared, flattened, got, mismatched, mixes_positions, reads_channels_last
+        from bnlint.graph.folds import joined_before
 
         graph = model.graph
         assert graph is not None
@@ -78,6 +79,8 @@ class FeatureMismatch(Rule):
                 continue
             if mixes_positions(graph, node) or flattened(graph, node) is not None:
                 continue  # BN202 and BN204 say more
+            if joined_before(graph, node):
+                continue  # BN203 names the cause
             if reads_channels_last(graph, node) is not None and model.inputs is not None and not model.inputs.inferred:
                 continue  # BN211 says more
             wanted, size = declared(graph, node), got(graph, node)

@@ -10,16 +10,21 @@ from bnlint.rule import Finding, Phase, Rule, Severity
 if TYPE_CHECKING:
     from torch import fx
 
+    from bnlint.graph.folds import Joined
     from bnlint.graph.model import AuditedModel, Graph
 
 
 class BatchFolded(Rule):
-    """A view, reshape or flatten folds features of every sample into the batch axis.
+    """A reshape folds features of every sample into the batch axis, or a concatenation puts several results there.
 
     Why it matters: `x.view(-1, k)` takes as many rows as there are elements. When `k` is not exactly the number of
     features of one sample, a sample becomes several rows, each with a part of its features, and the loss either
     raises (the targets have N rows) or pairs rows with the wrong targets. The batch size is the one axis that a
     reshape in a forward pass should keep by name.
+
+    `torch.cat((a, b))` does the same to whole results: it joins along the batch, and two results for N samples become
+    2 N rows. Features are joined by `torch.cat((a, b), dim=1)`. This is an error when the next layer takes the features
+    of all parts together, or when a loss is declared (`--loss`), and a warning otherwise.
 
     Example (bad):
 
@@ -57,8 +62,10 @@ class BatchFolded(Rule):
             return self.fc(x.flatten(1))
     ```
 
-    Known limits: folding whole axes, such as time into the batch, (B, T, C) to (B*T, C), is a normal way to apply a
-    layer per position and is not reported; nor is a fold that a later reshape undoes.
+    Known limits: views of one batch that pass the same layers (contrastive pairs, crops), embeddings joined at the very
+    end, and whatever is cut apart again are joined along the batch on purpose and not reported. Folding whole axes,
+    such as time into the batch, (B, T, C) to (B*T, C), is a normal way to apply a layer per position and is not
+    reported; nor is a fold that a later reshape undoes.
 
     References: documentation of `torch.Tensor.view`; github.com/qijiezhao/pseudo-3d-pytorch issue 28, a real case.
     """
@@ -81,6 +88,7 @@ class BatchFolded(Rule):
 
         graph = model.graph
         assert graph is not None
+        yield from self._joined(model, graph)
         for node in graph.of_kind(Kind.RESHAPE):
             source = graph.data(node)
             asked = impossible_rows(graph, node)
@@ -115,6 +123,34 @@ class BatchFolded(Rule):
                 note=f"one sample has {' x '.join(map(str, shape[1:]))} = {features} features with this input",
                 evidence={"shape": list(shape), "result": list(rows), "features_per_sample": features},
             )
+
+    def _joined(self, model: AuditedModel, graph: Graph) -> Iterator[Finding]:
+        from bnlint.graph.folds import samples_joined
+        from bnlint.graph.ops import Kind
+
+        for node in graph.of_kind(Kind.CAT):
+            found = samples_joined(graph, node)
+            if found is None:
+                continue
+            proven = found.contradicts or (model.loss is not None and graph.runs)
+            yield self.finding(
+                model.place(node),
+                f"this concatenation puts {found.parts} results for {found.batch} samples below each other: "
+                f"{graph.shape(node)[0]} rows {list(graph.shape(node))}",
+                severity=Severity.ERROR if proven else Severity.WARNING,
+                help=_side_by_side(graph, found),
+                evidence={"parts": found.parts, "batch": found.batch},
+            )
+
+
+def _side_by_side(graph: Graph, found: Joined) -> str:
+    from torch import nn
+
+    module = graph.module(found.reader)
+    fix = "join the features: `torch.cat(..., dim=1)`"
+    if found.contradicts or not isinstance(module, nn.Linear):
+        return fix
+    return f"{fix}, and read them with `nn.Linear({found.parts * module.in_features}, {module.out_features})`"
 
 
 def _help(graph: Graph, node: fx.Node, features: int) -> str:
