@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -28,6 +28,7 @@ class Window:
     dilation: tuple[int, ...]
     ceil: bool = False
     same: bool = False  # padded so that the size stays
+    mirrored: tuple[int, ...] = ()  # the smallest map that a reflection can pad, per axis
 
     @property
     def rank(self) -> int:
@@ -43,7 +44,7 @@ class Window:
         if self.same or size == EMPTY:
             return size
         padded = size + self.padding[dim]
-        if padded < self.span(dim):
+        if padded < self.span(dim) or (self.mirrored and size < self.mirrored[dim]):
             return EMPTY
         whole, rest = divmod(padded - self.span(dim), self.stride[dim])
         extra = self.ceil and rest and (whole + 1) * self.stride[dim] < size + self.padding[dim] // 2
@@ -51,12 +52,16 @@ class Window:
 
 
 def window_of(graph: Graph, node: fx.Node) -> Window | None:
-    """The window of a convolution or a pooling with a kernel; None for any other op."""
+    """The window of a convolution or a pooling with a kernel, or of padding; None for any other op."""
     module = graph.module(node)
+    if graph.kind(node) is Kind.PAD:
+        return padding_of(graph, node)
     if isinstance(module, nn.modules.conv._ConvNd) and graph.kind(node) is Kind.CONV:
-        return _window(
-            len(module.kernel_size), module.kernel_size, module.stride, module.padding, module.dilation, ceil=False
-        )
+        rank = len(module.kernel_size)
+        found = _window(rank, module.kernel_size, module.stride, module.padding, module.dilation, ceil=False)
+        edges = tuple((p, p) for p in module.padding) if not isinstance(module.padding, str) else ()
+        mirrored = _mirrored(module.padding_mode, edges)
+        return replace(found, mirrored=mirrored) if found is not None else None
     if isinstance(module, (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)):
         rank = int(type(module).__name__[-2]) if type(module).__name__[-2:-1].isdigit() else 0
         dilation = getattr(module, "dilation", 1)
@@ -83,6 +88,29 @@ def window_of(graph: Graph, node: fx.Node) -> Window | None:
 _CONV_ARGUMENTS = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
 
 
+def padding_of(graph: Graph, node: fx.Node) -> Window | None:
+    """Padding as a window of one position; None when the sizes do not say, or the batch or channels are padded."""
+    module = graph.module(node)
+    sizes = getattr(module, "padding", None) if module is not None else argument(node, 1, "pad")
+    mode = type(module).__name__.lower() if module is not None else argument(node, 2, "mode", "constant")
+    if not isinstance(sizes, (tuple, list)) or len(sizes) % 2 or not all(isinstance(size, int) for size in sizes):
+        return None
+    edges = tuple((sizes[i], sizes[i + 1]) for i in range(0, len(sizes), 2))[::-1]
+    extra = len(edges) - (len(graph.shape(node)) - 2)
+    if extra > 0 and any(map(any, edges[:extra])):
+        return None
+    edges = edges[max(0, extra) :]
+    rank = len(edges)
+    both = tuple(map(sum, edges))
+    return Window((1,) * rank, (1,) * rank, both, (1,) * rank, mirrored=_mirrored(mode, edges)) if rank else None
+
+
+def _mirrored(mode: str, edges: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    if "reflect" in mode:
+        return tuple(max(pair) + 1 for pair in edges)
+    return tuple(map(max, edges)) if "circular" in mode else ()
+
+
 def _window(rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, *, ceil: bool) -> Window | None:
     same = padding == "same"
     rows = (kernel, stride or kernel, 0 if isinstance(padding, str) else padding, dilation)
@@ -101,7 +129,7 @@ def _per_axis(value: Any, rank: int) -> tuple[int, ...] | None:
 
 def empty_windows(graph: Graph) -> Iterator[tuple[fx.Node, Window]]:
     """Every window that is larger than the map it reads, unless the map's size is itself a repair's guess."""
-    for node in graph.of_kind(Kind.CONV, Kind.POOL):
+    for node in graph.of_kind(Kind.CONV, Kind.POOL, Kind.PAD):
         window, source = window_of(graph, node), graph.data(node)
         if window is None or source is None or len(graph.shape(source)) < window.rank + 1:
             continue
@@ -131,6 +159,12 @@ def _extent(graph: Graph, node: fx.Node, rank: int, dim: int, size: int, found: 
         return size if len(graph.shape(node)) == rank + 2 else None
     if len(graph.shape(node)) != rank + 2 or source is None:
         return None
+    if kind is Kind.PAD:
+        window, before = padding_of(graph, node), found.get(source)
+        missing = rank - window.rank if window is not None else 0
+        if window is None or before is None or missing < 0:
+            return None
+        return window.size(dim - missing, before) if dim >= missing else before
     if kind in (Kind.CONV, Kind.POOL):
         window = window_of(graph, node)
         if window is not None:

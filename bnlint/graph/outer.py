@@ -20,7 +20,7 @@ _PAIRWISE_READERS = frozenset((Kind.SOFTMAX, Kind.MATMUL))
 
 @dataclass(frozen=True)
 class Outer:
-    """A column (N, 1) combined with a row (N,): the result holds all pairs of samples."""
+    """A column (N, 1, ...) combined with a row (N, ...): the result holds all pairs of samples."""
 
     node: fx.Node
     column: fx.Node
@@ -28,7 +28,7 @@ class Outer:
 
 
 def accidental_outer(graph: Graph) -> Iterator[Outer]:
-    """Every (N, 1) that a layer made, combined with an (N,) to (N, N), where nobody inserted an axis on purpose."""
+    """Every (N, 1, ...) that a layer made, combined with an (N, ...), where nobody inserted an axis on purpose."""
     for node in graph.nodes:
         if graph.kind(node) not in (Kind.ADD, Kind.MUL, Kind.ELEMENTWISE) and op_name(node) not in LOSSES:
             continue
@@ -36,14 +36,20 @@ def accidental_outer(graph: Graph) -> Iterator[Outer]:
         if len(rows) != 2:
             continue
         for column, row in (rows, rows[::-1]):
-            if _is_column(graph, column) and _is_row(graph, row) and not _is_pairwise(graph, node):
+            if _meet(graph, column, row) and _made_with_one(graph, column) and not _is_pairwise(graph, node):
                 yield Outer(node, column, row)
 
 
-def _is_column(graph: Graph, node: fx.Node) -> bool:
-    axes, shape = graph.axes(node), graph.shape(node)
-    if len(shape) != 2 or shape[1] != 1 or shape[0] < 2 or not is_batch(axes[0]):
+def _meet(graph: Graph, column: fx.Node, row: fx.Node) -> bool:
+    """True for (N, 1, ...) against (N, ...) of the same batch: its axis meets the one of size 1."""
+    (n, *_), x, y = graph.shape(column) or (0,), graph.shape(column), graph.shape(row)
+    if n < 2 or len(x) < 2 or x[1] != 1 or (n, *x[2:]) != y:
         return False
+    return is_batch(graph.axes(column)[0]) and graph.axes(column)[0] == graph.axes(row)[0]
+
+
+def _made_with_one(graph: Graph, node: fx.Node) -> bool:
+    """True when the axis of size 1 is the one feature or channel of a layer or an input."""
     made = graph.origins(node, _POINTWISE)
     return bool(made) and all(graph.kind(n) in _COLUMN_MAKERS or _keeps_one(graph, n) for n in made)
 
@@ -51,12 +57,7 @@ def _is_column(graph: Graph, node: fx.Node) -> bool:
 def _keeps_one(graph: Graph, node: fx.Node) -> bool:
     """True for `x[:, :1]`: a column cut from features."""
     items = node.args[1] if op_name(node) == "getitem" and len(node.args) > 1 else None
-    return isinstance(items, tuple) and len(items) == 2 and all(isinstance(item, slice) for item in items)
-
-
-def _is_row(graph: Graph, node: fx.Node) -> bool:
-    axes, shape = graph.axes(node), graph.shape(node)
-    return len(shape) == 1 and shape[0] > 1 and is_batch(axes[0])
+    return isinstance(items, tuple) and len(items) > 1 and all(isinstance(item, slice) for item in items)
 
 
 def _is_pairwise(graph: Graph, node: fx.Node) -> bool:

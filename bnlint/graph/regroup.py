@@ -12,6 +12,7 @@ from bnlint.graph.axes import Atom, Axes, size_of
 from bnlint.graph.batches import sizes_asked
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind
+from bnlint.graph.options import behind_option
 
 _MOST_ATOMS = 7  # beyond that some order fits nearly every shape
 
@@ -60,12 +61,61 @@ def confirmed(found: Regrouped, variant: Graph | None, *, literals: bool = False
     return regrouped(variant, node) is not None
 
 
+def ambiguous(graph: Graph, node: fx.Node) -> bool:
+    """True when the sizes that a reshape asks for also fit another order of the axes, which then looks the same."""
+    if not _keeps_all_whole(graph, node):
+        return False
+    source = graph.data(node)
+    atoms = [atom for axis in (graph.axes(source) if source is not None else ()) for atom in axis]
+    wanted = [size for size in graph.shape(node) if size != 1]
+    same = tuple(range(len(atoms)))
+    return len(atoms) <= _MOST_ATOMS and any(order != same for order in _orders(atoms, wanted, same))
+
+
+def hidden(node: fx.Node, variants: Sequence[Graph]) -> tuple[Graph, Regrouped] | None:
+    """The permutation that a reshape stands in for, where only inputs of another size show it.
+
+    With as many positions as channels, `(N, C, H*W) -> (N, H*W, C)` has the sizes it had and looks like nothing.
+    """
+    shown: tuple[Graph, Regrouped] | None = None
+    for variant in variants:
+        same = next((n for n in variant.nodes if n.name == node.name), None)
+        found = regrouped(variant, same) if same is not None else None
+        if same is None or (found is None and not _keeps_all_whole(variant, same)):
+            return None
+        shown = shown or ((variant, found) if found is not None else None)
+    return shown
+
+
 def undone(graph: Graph, found: Regrouped) -> bool:
     """True when all that happens before the axes are put back is elementwise."""
     through = frozenset((Kind.SAME, Kind.ACTIVATION, Kind.DROPOUT))
     readers = graph.destinations(found.node, through)
     shape = graph.shape(found.source)
     return bool(readers) and all(graph.kind(n) is Kind.RESHAPE and graph.shape(n) == shape for n in readers)
+
+
+def optional(graph: Graph, found: Regrouped) -> bool:
+    """True when the axes are out of order only because an option of the model transposes them just before.
+
+    Informer's `mix`: without it the same reshape keeps every axis whole.
+    """
+    node: fx.Node | None = found.source
+    while node is not None and graph.kind(node) is Kind.SAME:
+        node = graph.data(node)
+    source = graph.data(node) if node is not None and graph.kind(node) is Kind.PERMUTE else None
+    if node is None or source is None or not behind_option(node):
+        return False
+    atoms = [atom.size for axis in graph.axes(source) for atom in axis]
+    return _boundaries(atoms).issuperset(_boundaries(found.sizes))
+
+
+def _keeps_all_whole(graph: Graph, node: fx.Node) -> bool:
+    source = graph.data(node)
+    if graph.kind(node) is not Kind.RESHAPE or source is None or graph.error(node) is not None:
+        return False
+    atoms = [atom.size for axis in graph.axes(source) for atom in axis]
+    return _known(graph, source, graph.axes(source)) and _boundaries(atoms).issuperset(_boundaries(graph.shape(node)))
 
 
 def _known(graph: Graph, source: fx.Node, axes: Axes) -> bool:
@@ -105,4 +155,4 @@ def _natural(group: list[Atom]) -> bool:
     return all(o not in origins[:i] or origins[i - 1] is o for i, o in enumerate(origins))
 
 
-__all__ = ["Regrouped", "confirmed", "regrouped", "undone"]
+__all__ = ["Regrouped", "ambiguous", "confirmed", "hidden", "optional", "regrouped", "undone"]

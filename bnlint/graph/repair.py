@@ -63,6 +63,8 @@ def repair_module(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
         return Repair(_like(x, _shrunk(x, module.kernel_size, module.stride), x), "guess", error)
     if module_kind(module) in _KEEPS_SHAPE:
         return Repair(x, "declared", error)
+    if module_kind(module) is Kind.PAD:
+        return _pad(x, module.padding, error)
     return None
 
 
@@ -89,6 +91,8 @@ def repair_function(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], e
         a, b = (operands[1], operands[0]) if name == "rmatmul" else operands[-2:]
         if min(a.ndim, b.ndim) >= 2:
             return Repair(_like(a, (*a.shape[:-1], b.shape[-1]), a), "guess", error)
+    if name == "pad" and len(args) > 1:
+        return _pad(x, args[1], error)
     if name.startswith(("max_pool", "avg_pool")) and len(args) > 1:
         return Repair(_like(x, _shrunk(x, args[1], kwargs.get("stride")), x), "guess", error)
     return None
@@ -139,6 +143,14 @@ def _cat(args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> Re
     shape = list(max(parts, key=torch.Tensor.numel).shape)
     shape[dim] = sum(p.shape[dim] for p in parts)
     return Repair(_like(parts[0], shape, parts[0]), "guess", error)
+
+
+def _pad(x: torch.Tensor, edges: Any, error: Exception) -> Repair | None:
+    """A map too small for its padding: the size it would have, never one, which would forget that it is a guess."""
+    shape = list(x.shape)
+    for i in range(0, len(edges), 2):
+        shape[-1 - i // 2] = max(2, shape[-1 - i // 2] + edges[i] + edges[i + 1])
+    return Repair(_like(x, shape, x), "guess", error)
 
 
 def _result(x: torch.Tensor, name: str) -> torch.Tensor:

@@ -61,7 +61,9 @@ class ReshapeAsTranspose(Rule):
             return self.head(self.norm(x).mean(dim=1))
     ```
 
-    Known limits: when the sizes of two axes are equal, a reshape in their place changes nothing that can be seen.
+    Known limits: where the sizes of two axes are equal, only an input of another size shows the mistake; the forward
+    pass is recorded again on a larger batch and on larger maps, not on longer sequences. A transposition right before
+    the reshape that an option of the model turns on (`if self.mix:`) is taken as meant.
 
     References: documentation of `torch.Tensor.view`; github.com/meta-pytorch/opacus pull 825 and
     github.com/Jingkang50/OpenPSG issue 56, real cases.
@@ -76,25 +78,36 @@ class ReshapeAsTranspose(Rule):
         """Finds reshapes that cut through axes where another order of the same pieces keeps all of them whole."""
         from bnlint.graph.folds import folds_features_into_batch, is_unfolded_later
         from bnlint.graph.ops import Kind
-        from bnlint.graph.regroup import confirmed, regrouped, undone
+        from bnlint.graph.regroup import ambiguous, confirmed, hidden, optional, regrouped, undone
 
         graph = model.graph
         assert graph is not None
         for node in graph.of_kind(Kind.RESHAPE):
-            found = regrouped(graph, node)
-            if found is None or undone(graph, found):
+            seen, found = graph, regrouped(graph, node)
+            if found is None and not ambiguous(graph, node):
                 continue
             batch, map_ = (model.variant(v) for v in (Variant.LARGER_BATCH, Variant.LARGER_MAP))
-            if not confirmed(found, batch) or not confirmed(found, map_, literals=True):
+            if found is None:
+                other = hidden(node, [variant for variant in (map_, batch) if variant is not None])
+                if other is None:
+                    continue
+                seen, found = other
+            elif not confirmed(found, batch) or not confirmed(found, map_, literals=True):
+                continue
+            if undone(seen, found) or optional(seen, found):
                 continue
             if folds_features_into_batch(graph, node) and not is_unfolded_later(graph, node):
                 continue  # BN203 says more
-            before = graph.shape(found.source)
+            before = seen.shape(found.source)
             yield self.finding(
                 model.place(node),
                 f"this reshape of {list(before)} to {list(found.sizes)} does not move any axis: "
                 "it cuts them into pieces and mixes those",
-                help=f"permute first: `{_cure(graph, found)}`",
+                help=f"permute first: `{_cure(seen, found)}`",
+                note=""
+                if seen is graph
+                else "these are the sizes for a larger input; with the one used here two axes "
+                "are equally long and nothing shows",
                 evidence={"shape": list(before), "result": list(found.sizes), "order": list(found.order)},
             )
 

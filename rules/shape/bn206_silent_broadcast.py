@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class SilentBroadcast(Rule):
     """An (N, 1) and an (N,) are combined elementwise, which pairs every sample with every other one.
 
-    Why it matters: broadcasting aligns the last axes, so (N, 1) with (N,) gives (N, N). Nothing raises; the value of a
-    sample is combined with those of the N - 1 others, and a mean over the result, such as a loss, pulls all
-    predictions to the batch average.
+    Why it matters: broadcasting aligns the last axes, so (N, 1) with (N,) gives (N, N), and a map (N, 1, H, W) with a
+    mask (N, H, W) gives (N, N, H, W). Nothing raises; the value of a sample is combined with those of the N - 1 others,
+    and a mean over the result, such as a loss, pulls all predictions to the batch average.
 
     Example (bad):
 
@@ -73,11 +73,12 @@ class SilentBroadcast(Rule):
         graph = model.graph
         assert graph is not None
         for found in accidental_outer(graph):
-            size = graph.shape(found.row)[0]
+            shapes = [list(graph.shape(n)) for n in (found.column, found.row)]
+            size = shapes[1][0]
             yield self.finding(
                 model.place(found.node),
-                f"`{op_name(found.node)}` of [{size}, 1] and [{size}] pairs every sample with every other one: "
-                f"[{size}, {size}]",
-                help="give both the same shape: `.squeeze(1)` on the first, or `.unsqueeze(1)` on the second",
-                evidence={"shapes": [[size, 1], [size]]},
+                f"`{op_name(found.node)}` of {shapes[0]} and {shapes[1]} pairs every sample with every other one: "
+                f"{[size, *shapes[1]]}",
+                help=f"give both the same shape: `.squeeze(1)` on {shapes[0]}, or `.unsqueeze(1)` on {shapes[1]}",
+                evidence={"shapes": shapes},
             )

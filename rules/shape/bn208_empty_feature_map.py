@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EmptyFeatureMap(Rule):
-    """A convolution or pooling kernel is larger than the feature map it reads, so nothing is left.
+    """A convolution or pooling kernel is larger than the feature map it reads, or a reflection pads further than it.
 
     Why it matters: the forward pass raises at this layer. Each stride of 2 halves the map; five of them and a kernel of
     7 need an input of 200 pixels and more, and a network made for 224 pixels does not take 32.
@@ -84,11 +84,17 @@ class EmptyFeatureMap(Rule):
             least = smallest[window.rank]
             yield self.finding(
                 model.place(node),
-                f"a kernel of {_by(tuple(map(window.span, range(window.rank))))} does not fit into the map of "
-                f"{_by(shape)}" + (f" padded to {_by(_padded(shape, window))}" if any(window.padding) else ""),
+                _words(shape, window),
                 help=_help(graph, least, shape),
                 evidence={"kernel": list(window.kernel), "map": list(shape), "smallest_input": list(least or ())},
             )
+
+
+def _words(shape: tuple[int, ...], window: Window) -> str:
+    if any(size < least for size, least in zip(shape, window.mirrored, strict=False)):
+        return f"the padding mirrors the map's edge and needs a map of {_by(window.mirrored)}; this one is {_by(shape)}"
+    words = f"a kernel of {_by(tuple(map(window.span, range(window.rank))))} does not fit into the map of {_by(shape)}"
+    return words + (f" padded to {_by(_padded(shape, window))}" if any(window.padding) else "")
 
 
 def _help(graph: Graph, least: tuple[int, ...] | None, shape: tuple[int, ...]) -> str:
