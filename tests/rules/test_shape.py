@@ -1,22 +1,13 @@
-"""BN101 and BN2xx: real bugs retold, and the look-alikes that must stay silent."""
+"""BN101, BN201 and BN202: real bugs retold, and the look-alikes that must stay silent."""
 
 import pytest
 import torch
+from nets import Fn, line_of
 from torch import nn
 
 from bnlint import Severity
 
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
-
+F = nn.functional
 
 # -- BN101 ---------------------------------------------------------------------------------------------------------
 
@@ -49,13 +40,6 @@ class VideoDenseBlock(nn.Module):
     def forward(self, x):
         x = torch.relu(self.norm1(self.conv1(x)))
         return torch.relu(self.norm2(self.conv2(x)))
-
-
-def line_of(cls, text):
-    import inspect
-
-    lines, start = inspect.getsourcelines(cls)
-    return start + next(i for i, line in enumerate(lines) if text in line)
 
 
 def test_overwritten_norm(found):
@@ -185,150 +169,3 @@ class Mixer(nn.Module):
 )
 def test_deliberate_position_mixing_is_silent(found, model):
     assert found(model, "2x3x8x12") == {}
-
-
-# -- BN203 ---------------------------------------------------------------------------------------------------------
-
-CONV = {"conv": lambda: nn.Conv2d(3, 16, 3, padding=1)}
-
-
-@pytest.mark.parametrize(
-    ("forward", "fc"),
-    [
-        (lambda m, x: m.fc(m.conv(x).view(-1, 512)), nn.Linear(512, 5)),
-        (lambda m, x: m.fc(m.conv(x).mean((2, 3)).view(-1, 8)), nn.Linear(8, 5)),  # view-09: hard-coded channel count
-        (lambda m, x: m.fc(torch.relu(m.conv(x).reshape(-1, 96))), nn.Linear(96, 5)),
-    ],
-)
-def test_features_in_the_rows(found, forward, fc):
-    rows = found(Fn(forward, conv=nn.Conv2d(3, 16, 3, padding=1), fc=fc), "4x3x16x12")
-    assert [code for code, _ in rows] == ["BN203"]
-    (finding,) = rows.values()
-    assert finding.severity is Severity.ERROR and "x.flatten(1)" in finding.help
-    assert finding.location.file.endswith("test_shape.py")
-
-
-class PseudoVideo(nn.Module):
-    """view-06: a remaining time axis is folded into the batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv3d(3, 8, 3, padding=1)
-        self.pool = nn.AdaptiveAvgPool3d((2, 4, 4))
-        self.fc = nn.Linear(8 * 4 * 4, 5)
-
-    def forward(self, x):
-        x = self.pool(torch.relu(self.conv(x)))
-        return self.fc(x.view(-1, 8 * 4 * 4))
-
-
-def test_remaining_time_axis(found):
-    rows = found(PseudoVideo(), "2x3x8x16x16")
-    assert [code for code, _ in rows] == ["BN203"]
-    (finding,) = rows.values()
-    assert finding.location.line == line_of(PseudoVideo, "x.view(-1")
-    assert "nn.Linear(256, 5)" in finding.help
-
-
-class PerStep(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(50, 16)
-        self.fc = nn.Linear(16, 50)
-
-    def forward(self, ids):
-        return self.fc(torch.relu(self.embed(ids)).view(-1, 16))
-
-
-class Frames(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.fc = nn.Linear(8, 4)
-
-    def forward(self, x):
-        n, t = x.shape[:2]
-        x = torch.relu(self.conv(x.flatten(0, 1))).mean((2, 3))
-        return self.fc(x.view(n, t, -1).mean(1))
-
-
-class Heads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(16, 48)
-        self.out = nn.Linear(16, 16)
-
-    def forward(self, x):
-        n, t, c = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, 4, 4).permute(2, 0, 3, 1, 4).reshape(3, n * 4, t, 4).unbind(0)
-        y = (q @ k.transpose(1, 2) / 2).softmax(-1) @ v
-        return self.out(y.view(n, 4, t, 4).transpose(1, 2).reshape(n, t, c))
-
-
-class Anchors(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.boxes = nn.Conv2d(8, 12, 1)
-
-    def forward(self, x):
-        return self.boxes(torch.relu(self.conv(x))).permute(0, 2, 3, 1).reshape(-1, 4)
-
-
-@pytest.mark.parametrize(
-    ("model", "shape"),
-    [
-        (PerStep(), "int64[4,6]<50"),
-        (Frames(), "2x3x3x8x8"),
-        (Heads(), "2x6x16"),
-        (Anchors(), "2x3x8x8"),
-        (
-            Fn(lambda m, x: m.fc(m.conv(x).view(x.size(0), -1)), conv=nn.Conv2d(3, 16, 3), fc=nn.Linear(576, 5)),
-            "2x3x8x8",
-        ),
-        (Fn(lambda m, x: m.conv(x).mean((1, 2, 3)).view(-1), conv=nn.Conv2d(3, 16, 3)), "2x3x8x8"),
-    ],
-)
-def test_legal_folds_are_silent(found, model, shape):
-    assert found(model, shape) == {}
-
-
-# -- BN204 ---------------------------------------------------------------------------------------------------------
-
-
-def flat(features):
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(features, 10))
-
-
-def test_flatten_size_and_its_two_cures(found):
-    rows = found(flat(16 * 5 * 5), "2x3x8x8")
-    assert list(rows) == [("BN204", "3")]
-    finding = rows["BN204", "3"]
-    assert "nn.Linear(1024, 10)" in finding.help and "nn.AdaptiveAvgPool2d(5)" in finding.help
-
-
-def test_right_flatten_size_is_silent(found):
-    assert found(flat(1024), "2x3x8x8") == {}
-
-
-def test_seed_net(found):
-    import sys
-
-    sys.path.insert(0, "examples")
-    try:
-        from seed_net import Net
-    finally:
-        sys.path.remove("examples")
-    rows = found(Net(), "8x3x32x32")
-    assert {code: f.modules for (code, _), f in rows.items()} == {
-        "BN101": ("bn1.bn", "bn2.bn"),
-        "BN202": ("bn1.linear", "bn2.linear"),
-        "BN203": ("",),
-        "BN210": ("bn2.linear",),
-        "BN401": ("fc2",),
-    }
-    lines = {code: f.location.line for (code, _), f in rows.items()}
-    assert lines == {"BN101": 9, "BN202": 10, "BN203": 32, "BN210": 10, "BN401": 25}
-    fits = found(Net(), "8x3x16x16")
-    severities = {path: f.severity for (code, path), f in fits.items() if code == "BN202"}
-    assert severities == {"bn1.linear": Severity.WARNING, "bn2.linear": Severity.ERROR}

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from nets import line_of
 from torch import nn
 
 from bnlint import Severity
@@ -11,13 +12,6 @@ from bnlint.registry import load_rules
 from bnlint.testing import examples, run_example
 
 F = nn.functional
-
-
-def line_of(cls, text):
-    import inspect
-
-    lines, start = inspect.getsourcelines(cls)
-    return start + next(i for i, line in enumerate(lines) if text in line)
 
 
 def places(rows, codes=("BN1", "BN2", "BN9")):
