@@ -54,6 +54,15 @@ def size_needs(graph: Graph) -> list[SizeNeed]:
     return found
 
 
+def map_of(positions: int, rank: int) -> tuple[int, ...]:
+    """The sizes of a map of so many positions, as square as they can be."""
+    if rank == 1:
+        return (positions,)
+    root = round(positions ** (1 / rank))
+    side = next(size for size in range(root, 0, -1) if positions % size == 0)
+    return (side, *map_of(positions // side, rank - 1))
+
+
 def contradict(graph: Graph, first: SizeNeed, second: SizeNeed) -> bool:
     """True when no input size gives both layers what they need; False also when that cannot be proven."""
     rank = len(graph.shape(first.source)) - 2
@@ -87,4 +96,4 @@ def _choices(graph: Graph, rank: int, dim: int, first: SizeNeed, second: SizeNee
     return None
 
 
-__all__ = ["SizeNeed", "contradict", "size_needs"]
+__all__ = ["SizeNeed", "contradict", "map_of", "size_needs"]

@@ -67,6 +67,16 @@ def mixes_positions(graph: Graph, node: fx.Node) -> bool:
     return bool(made) and all(graph.kind(n) in WEIGHT_LAYERS | {Kind.INPUT, Kind.SHUFFLE} for n in made)
 
 
+def channel_mixer(graph: Graph, node: fx.Node) -> str:
+    """The 1x1 convolution that does on the channels what a Linear does on the width, for the layers that follow it."""
+    source = graph.data(node)
+    shape = graph.shape(source) if source is not None else graph.shape(node)
+    readers = [declared(graph, n) for n in graph.destinations(node, SAME_LAYOUT)]
+    wanted = {row.size for row in readers if row is not None and row.dim == 1}
+    out = wanted.pop() if len(wanted) == 1 else graph.shape(node)[-1]
+    return f"nn.Conv{len(shape) - 2}d({shape[1]}, {out}, 1)"
+
+
 def reads_channels_last(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The input (N, H, W, C) that a convolution reads as (N, C, H, W); None when it does not."""
     source, wanted = graph.data(node), declared(graph, node)
@@ -183,6 +193,7 @@ __all__ = [
     "Declared",
     "WidthNeed",
     "accepted_ranks",
+    "channel_mixer",
     "declared",
     "feature_axis",
     "flattened",

@@ -96,14 +96,12 @@ class LinearOnSpatialAxis(Rule):
 
 
 def _help(graph: Graph, node: fx.Node, shape: tuple[int, ...], features: int, *, flat: bool) -> str:
-    from bnlint.graph.ops import shape_of
+    from bnlint.graph.features import channel_mixer
 
-    out = (shape_of(node) or (0,))[-1]
     if flat:
         return "flatten the map first: `x.flatten(1)`"
-    rank = len(shape) - 2
     return (
-        f"to mix channels use `nn.Conv{rank}d({shape[1]}, {out}, 1)`, or move them last: "
+        f"to mix channels use `{channel_mixer(graph, node)}`, or move them last: "
         f"`self.{str(node.target).rpartition('.')[2]}(x.movedim(1, -1)).movedim(-1, 1)`"
         + ("" if features == shape[1] else f" with `in_features={shape[1]}`")
     )

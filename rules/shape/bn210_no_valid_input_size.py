@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from bnlint.rule import Finding, Phase, Rule, Severity
 
 if TYPE_CHECKING:
+    from bnlint.graph.constraints import SizeNeed
     from bnlint.graph.features import WidthNeed
-    from bnlint.graph.model import AuditedModel
+    from bnlint.graph.model import AuditedModel, Graph
 
 
 class NoValidInputSize(Rule):
@@ -69,7 +70,7 @@ class NoValidInputSize(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares what every Linear on a spatial axis needs with who made that axis and what others need of it."""
         from bnlint.graph.constraints import contradict, size_needs
-        from bnlint.graph.features import width_needs
+        from bnlint.graph.features import channel_mixer, width_needs
 
         graph = model.graph
         assert graph is not None
@@ -84,7 +85,8 @@ class NoValidInputSize(Rule):
             yield self.finding(
                 model.place(need.node),
                 f"no input size satisfies this model: `{need.node.target}` needs width {need.size}, {words}",
-                help="apply both layers to the channels instead (1x1 convolutions); then the width is free",
+                help="mix the channels instead, then the width is free: "
+                + ", ".join(f"`{channel_mixer(graph, n.node)}` for `{n.node.target}`" for n in (first, need)),
                 evidence={"needs": {str(n.node.target): n.size for n in (first, need)}},
             )
         others = size_needs(graph)
@@ -96,9 +98,21 @@ class NoValidInputSize(Rule):
                 model.place(later.node),
                 f"no input size satisfies this model: `{later.node.target}` needs {later.words()}, "
                 f"`{before.node.target}` needs {before.words()}, and no input gives both",
-                help="pool to a fixed size before each of them (`nn.AdaptiveAvgPool2d`), or change one of the two",
+                help="make both independent of the input's size: "
+                + ", ".join(_cure(graph, n) for n in (before, later)),
                 evidence={"needs": {str(n.node.target): n.positions for n in (before, later)}},
             )
+
+
+def _cure(graph: Graph, need: SizeNeed) -> str:
+    from bnlint.graph.constraints import map_of
+    from bnlint.graph.features import channel_mixer
+
+    if not need.flat:
+        return f"`{channel_mixer(graph, need.node)}` for `{need.node.target}`"
+    sizes = map_of(need.positions, len(graph.shape(need.source)) - 2)
+    size = sizes[0] if len(set(sizes)) == 1 else sizes
+    return f"`nn.AdaptiveAvgPool{len(sizes)}d({size})` before the flatten of `{need.node.target}`"
 
 
 def _contradiction(need: WidthNeed, earlier: list[WidthNeed]) -> tuple[WidthNeed, str] | None:
