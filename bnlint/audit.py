@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bnlint.inputs import Inputs
 
 Emit = Callable[[str], None]
+_NOTED = 4  # findings of a group whose own words are shown
 
 
 def run(job: Job, emit: Emit) -> TargetReport:
@@ -268,21 +269,21 @@ def _of(job: Job, finding: Finding) -> Finding:
 
 def _grouped(findings: list[Finding]) -> list[Finding]:
     """One cause, one finding: equal findings about layers built and called by the same code become one with a list."""
-    groups: dict[Any, Finding] = {}
+    groups: dict[Any, list[Finding]] = {}
     for f in findings:
         key = (f.code, f.severity, f.location, f.call) if f.location and f.module_path else id(f)
-        if key in groups:
-            groups[key] = _joined(groups[key], f)
-        else:
-            groups[key] = f
-    return list(groups.values())
+        groups.setdefault(key, []).append(f)
+    return [_joined(rows[0], rows[1:]) for rows in groups.values()]
 
 
-def _joined(first: Finding, other: Finding) -> Finding:
-    """`first` with an equal finding's module; where the other's numbers differ they go into the note."""
-    note = first.note
-    if other.message != first.message and len(first.modules) < 4:
-        words = f"`{other.module_path}`: {other.message}" + (f"; {other.help}" if other.help != first.help else "")
-        note = f"{note}\n{words}" if note else words
-    modules = tuple(dict.fromkeys((*first.modules, *other.modules)))
-    return replace(first, modules=modules, nodes=(*first.nodes, *other.nodes), note=note)
+def _joined(first: Finding, others: list[Finding]) -> Finding:
+    """`first` with the modules of equal findings; where the numbers of the next few differ they go into the note."""
+    notes = [first.note] if first.note else []
+    for other in others[: _NOTED - 1]:
+        if other.message != first.message:
+            help = f"; {other.help}" if other.help != first.help else ""
+            notes.append(f"`{other.module_path}`: {other.message}{help}")
+    rows = (first, *others)
+    modules = tuple(dict.fromkeys(path for f in rows for path in f.modules))
+    nodes = tuple(name for f in rows for name in f.nodes)
+    return replace(first, modules=modules, nodes=nodes, note="\n".join(notes))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import fx, nn
 
-from bnlint.graph.axes import Axis, Role, holds_batch, is_batch, origins
+from bnlint.graph.axes import Axis, Origin, Role, holds_batch, is_batch, origins
 from bnlint.graph.model import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Graph
 from bnlint.graph.operands import operands
 from bnlint.graph.ops import Kind, argument, op_name, shape_of
+
+Position = tuple[tuple[int, ...], int]
 
 _KEEPS_AXES = SAME_LAYOUT | SHAPE_ONLY | LAYERS
 _TRANSFORMERS = (
@@ -34,7 +37,9 @@ class Along:
 
 def runs_along_batch(graph: Graph) -> Iterator[Along]:
     """Every recurrent or attention layer whose axis of time is, by the rest of the model, the batch."""
-    for node in graph.of_kind(Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER):
+    layers = graph.of_kind(Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER)
+    facts = _Facts(graph)
+    for node in layers:
         module, source = graph.module(node), graph.data(node)
         first = _batch_first(module)
         shape = graph.shape(source) if source is not None else ()
@@ -42,27 +47,55 @@ def runs_along_batch(graph: Graph) -> Iterator[Along]:
         if source is None or first is None or graph.error(node) is not None:
             continue
         if len(shape) == 2 and isinstance(module, nn.RNNBase) and shape[0] > 1 and is_batch(axes[0]):
-            why = _treated_as_batch(graph, source, axes[0])
+            why = _treated_as_batch(facts, source, axes[0])
             if why:
                 yield Along(node, shape, 0, True, f"{why}; two axes are one sequence without a batch")
         elif len(shape) == 3 and min(shape[:2]) > 1:
             dim = 1 if first else 0
-            certain, why = _evidence(graph, node, source, axes[dim], axes[1 - dim], dim)
+            certain, why = _evidence(facts, node, source, dim)
             if why:
                 yield Along(node, shape, dim, certain, why)
 
 
-def _evidence(graph: Graph, node: fx.Node, source: fx.Node, time: Axis, other: Axis, dim: int) -> tuple[bool, str]:
+class _Facts:
+    """What one pass over the graph tells about all of its layers."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._readings: dict[tuple[Axis, Axis], dict[fx.Node, _Reading]] = {}
+        self._takers: dict[frozenset[Origin], set[fx.Node]] = {}
+
+    @cached_property
+    def positions(self) -> dict[fx.Node, frozenset[Position]]:
+        """Positions added before a value."""
+        return _positions(self.graph)
+
+    def readings(self, time: Axis, other: Axis) -> dict[fx.Node, _Reading]:
+        """How values with these axes are read."""
+        if (time, other) not in self._readings:
+            self._readings[time, other] = _readings(self.graph, time, other)
+        return self._readings[time, other]
+
+    def takers(self, batches: frozenset[Origin]) -> set[fx.Node]:
+        """The layers that take one of these axes as their samples."""
+        if batches not in self._takers:
+            self._takers[batches] = {node for node in self.graph.nodes if _takes_samples(self.graph, node, batches)}
+        return self._takers[batches]
+
+
+def _evidence(facts: _Facts, node: fx.Node, source: fx.Node, dim: int) -> tuple[bool, str]:
+    graph = facts.graph
+    time, other = graph.axes(source)[dim], graph.axes(source)[1 - dim]
     if not other or time == other:
         return False, ""
     if holds_batch(time) and not holds_batch(other):
-        why = _treated_as_batch(graph, source, time)
+        why = _treated_as_batch(facts, source, time)
         if why:
             return True, why
-    step = _read_as_time(graph, node, time, other)
+    step = _read_as_time(graph, node, facts.readings(time, other))
     if step[1]:
         return step
-    if dim == 0 and _positions_along(graph, source, 1):
+    if dim == 0 and (graph.shape(source), 1) in facts.positions[source]:
         return False, "positions are added along axis 1"
     return False, ""
 
@@ -76,18 +109,22 @@ def _batch_first(module: nn.Module | None) -> bool | None:
     return None
 
 
-def _treated_as_batch(graph: Graph, source: fx.Node, time: Axis) -> str:
+def _treated_as_batch(facts: _Facts, source: fx.Node, time: Axis) -> str:
     """Words for the layer upstream that took this axis as its batch; "" when none did."""
-    batches = {origin for origin in origins(time) if origin.role is Role.BATCH}
-    for node in _upstream(source):
-        data = graph.data(node)
-        axes = graph.axes(data) if data is not None else ()
-        if not axes or not batches & origins(axes[0]):
-            continue
-        takes_maps = graph.kind(node) in _SAMPLES_FIRST and len(axes) >= 3
-        if takes_maps or isinstance(graph.module(node), nn.BatchNorm1d):
-            return f"`{node.target if node.op == 'call_module' else op_name(node)}` takes it as the batch"
-    return ""
+    takers = facts.takers(frozenset(origin for origin in origins(time) if origin.role is Role.BATCH))
+    node = next((n for n in _upstream(source) if n in takers), None) if takers else None
+    if node is None:
+        return ""
+    return f"`{node.target if node.op == 'call_module' else op_name(node)}` takes it as the batch"
+
+
+def _takes_samples(graph: Graph, node: fx.Node, batches: frozenset[Origin]) -> bool:
+    data = graph.data(node)
+    axes = graph.axes(data) if data is not None else ()
+    if not axes or not batches & origins(axes[0]):
+        return False
+    takes_maps = graph.kind(node) in _SAMPLES_FIRST and len(axes) >= 3
+    return takes_maps or isinstance(graph.module(node), nn.BatchNorm1d)
 
 
 def _upstream(node: fx.Node) -> Iterator[fx.Node]:
@@ -101,31 +138,55 @@ def _upstream(node: fx.Node) -> Iterator[fx.Node]:
                 todo.append(source)
 
 
-def _read_as_time(graph: Graph, node: fx.Node, time: Axis, other: Axis) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class _Reading:
+    """What the rest of the model does with a value whose axes `time` and `other` it gets."""
+
+    picked: frozenset[int] = frozenset()  # positions taken along `other`
+    flattened: str = ""
+    pooled: str = ""
+
+    def __or__(self, more: _Reading) -> _Reading:
+        return _Reading(self.picked | more.picked, self.flattened or more.flattened, self.pooled or more.pooled)
+
+
+def _read_as_time(graph: Graph, node: fx.Node, readings: Mapping[fx.Node, _Reading]) -> tuple[bool, str]:
     """Whether what follows takes the axis that the layer has for the batch as the time, and the words for it."""
     start = [n for n in node.users if op_name(n) == "getitem" and n.args[1] == 0] if not shape_of(node) else [node]
-    picked: list[int] = []
-    pooled, seen, todo = "", set(start), list(start)
-    while todo:
-        here = todo.pop()
+    found = _Reading()
+    for value in start:
+        found |= readings[value]
+    if found.flattened:
+        return True, found.flattened
+    last = {-1, 0} if graph.kind(node) is Kind.RNN else {-1}
+    if -1 in found.picked and found.picked <= last:
+        return True, "the last step is then taken along the other axis"
+    if graph.kind(node) is not Kind.RNN and found.picked == {0}:
+        return True, "the first token is then taken along the other axis"
+    return False, found.pooled
+
+
+def _readings(graph: Graph, time: Axis, other: Axis) -> dict[fx.Node, _Reading]:
+    """For every value, how it and what keeps its layout is read downstream."""
+    found: dict[fx.Node, _Reading] = {}
+    for here in reversed(graph.nodes):
+        reading = _Reading()
+        axes = graph.axes(here)
         for reader in here.users:
-            if reader.op == "output" or reader in seen or graph.data(reader) is not here:
+            if reader.op == "output" or graph.data(reader) is not here:
                 continue
-            axes, after = graph.axes(here), graph.axes(reader)
-            picked += [index for dim, index in _selected(reader) if _same(axes, dim, other)]
+            after = graph.axes(reader)
+            picked = frozenset(index for dim, index in _selected(reader) if _same(axes, dim, other))
+            flattened = pooled = ""
             if _flattens(graph, reader, time, other):
-                return True, f"the output is flattened to [{graph.shape(reader)[0]}, …] for a Linear"
+                flattened = f"the output is flattened to [{graph.shape(reader)[0]}, …] for a Linear"
             if graph.kind(reader) is Kind.REDUCE and _reduced(axes, after, time, other):
                 pooled = f"`{op_name(reader)}` over the other axis follows"
+            reading |= _Reading(picked, flattened, pooled)
             if graph.kind(reader) in _KEEPS_AXES and any(axis == other for axis in after):
-                seen.add(reader)
-                todo.append(reader)
-    last = {-1, 0} if graph.kind(node) is Kind.RNN else {-1}
-    if picked and set(picked) <= last and -1 in picked:
-        return True, "the last step is then taken along the other axis"
-    if graph.kind(node) is not Kind.RNN and set(picked) == {0}:
-        return True, "the first token is then taken along the other axis"
-    return False, pooled
+                reading |= found[reader]
+        found[here] = reading
+    return found
 
 
 def _same(axes: tuple[Axis, ...], dim: int, other: Axis) -> bool:
@@ -157,29 +218,24 @@ def _reduced(axes: tuple[Axis, ...], after: tuple[Axis, ...], time: Axis, other:
     return other in axes and time in axes and time in after and other not in after
 
 
-def _positions_along(graph: Graph, source: fx.Node, dim: int) -> bool:
-    """True when a table without a batch axis was added along `dim` on the way to a layer."""
-    shape = graph.shape(source)
-    todo, seen = [source], {source}
-    while todo:
-        here = todo.pop()
-        rows = operands(here) if graph.kind(here) is Kind.ADD else []
-        for row in rows:
-            table = graph.shape(row)
-            alone = all(n.op == "get_attr" or graph.kind(n) is Kind.FACTORY for n in _roots(row))
-            if alone and 2 <= len(table) <= 3 and len(graph.shape(here)) == 3 and graph.shape(here) == shape:
-                sizes = (1,) * (3 - len(table)) + table
-                if sizes[dim] == shape[dim] and sizes[1 - dim] == 1:
-                    return True
-        if graph.kind(here) in SAME_LAYOUT:
-            fresh = [n for n in here.all_input_nodes if n not in seen]
-            seen.update(fresh)
-            todo += fresh
-    return False
+def _positions(graph: Graph) -> dict[fx.Node, frozenset[Position]]:
+    """For every node, the shape and axis of the sums before it that add a table without a batch to a sequence."""
+    found: dict[fx.Node, frozenset[Position]] = {}
+    for node in graph.nodes:
+        here = frozenset(_tables(graph, node)) if graph.kind(node) is Kind.ADD else frozenset()
+        if graph.kind(node) in SAME_LAYOUT:
+            here = here.union(*(found[source] for source in node.all_input_nodes))
+        found[node] = here
+    return found
 
 
-def _roots(node: fx.Node) -> list[fx.Node]:
-    return [n for n in _upstream(node) if not n.all_input_nodes]
+def _tables(graph: Graph, add: fx.Node) -> Iterator[Position]:
+    shape = graph.shape(add)
+    for row in operands(add):
+        table = graph.shape(row)
+        if len(shape) == 3 and 2 <= len(table) <= 3 and row not in graph.from_input:
+            sizes = (1,) * (3 - len(table)) + table
+            yield from ((shape, dim) for dim in (0, 1) if sizes[dim] == shape[dim] and sizes[1 - dim] == 1)
 
 
 __all__ = ["Along", "runs_along_batch"]

@@ -11,6 +11,7 @@ from bnlint.graph.ops import Kind, op_name
 _GATES = frozenset(
     ("sigmoid", "hardsigmoid", "tanh", "softmax", "softplus", "exp", "clamp", "clip", "relu6", "hardtanh")
 )
+_KEEP_GATES = SHAPE_ONLY | {Kind.INDEX, Kind.SPLIT, Kind.DROPOUT, Kind.RESIZE, Kind.ADD, Kind.MUL}
 _RECTIFIERS = frozenset(
     ("relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "celu", "gelu", "silu", "mish", "hardswish")
 )
@@ -21,21 +22,32 @@ def gate_nodes(graph: Graph) -> frozenset[fx.Node]:
 
     A factor is an operand of a product that a squashing function made.
     """
+    squashed = _squashed(graph)
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.op == "output" or not node.users:
             continue
-        if all(user in found or _is_factor(graph, node, user) for user in node.users):
+        if all(user in found or (squashed[node] and _multiplies(graph, user)) for user in node.users):
             found.add(node)
     return frozenset(found)
 
 
-def _is_factor(graph: Graph, node: fx.Node, product: fx.Node) -> bool:
-    if graph.kind(product) not in (Kind.MUL, Kind.MATMUL) or len(product.all_input_nodes) < 2:
-        return False
-    made = graph.origins(node, SHAPE_ONLY | {Kind.INDEX, Kind.SPLIT, Kind.DROPOUT, Kind.RESIZE, Kind.ADD, Kind.MUL})
-    squashed = [_squashes(graph, n) for n in made]
-    return bool(squashed) and all(squashed)
+def _multiplies(graph: Graph, node: fx.Node) -> bool:
+    return graph.kind(node) in (Kind.MUL, Kind.MATMUL) and len(node.all_input_nodes) > 1
+
+
+def _squashed(graph: Graph) -> dict[fx.Node, bool | None]:
+    """Whether every value is made of nothing but the results of squashing functions; None for constants."""
+    found: dict[fx.Node, bool | None] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            found[node] = None
+        elif graph.kind(node) in _KEEP_GATES or graph.is_item(node):
+            made = {found[source] for source in node.all_input_nodes} - {None}
+            found[node] = made == {True} if made else None
+        else:
+            found[node] = _squashes(graph, node)
+    return found
 
 
 def _squashes(graph: Graph, node: fx.Node) -> bool:

@@ -52,7 +52,7 @@ def feature_axis(graph: Graph, node: fx.Node) -> Axis:
 def maker(graph: Graph, axis: Axis) -> fx.Node | None:
     """The node that made an axis: the layer whose output features it counts, or an input."""
     names = {origin.source for origin in origins(axis)}
-    return next((n for n in graph.nodes if n.name in names), None) if len(names) == 1 else None
+    return graph.by_name.get(names.pop()) if len(names) == 1 else None
 
 
 def mixes_positions(graph: Graph, node: fx.Node) -> bool:
@@ -82,11 +82,12 @@ def reads_channels_last(graph: Graph, node: fx.Node) -> fx.Node | None:
     source, wanted = graph.data(node), declared(graph, node)
     if graph.kind(node) is not Kind.CONV or source is None or wanted is None or wanted.dim != 1:
         return None
-    made = graph.origins(source, frozenset((Kind.SAME, Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.MUL)))
     shape = graph.shape(source)
-    if len(made) != 1 or graph.kind(made[0]) is not Kind.INPUT or graph.shape(made[0]) != shape:
+    if not shape[1] != wanted.size == shape[-1] < min(shape[1:-1]):
         return None
-    return made[0] if shape[1] != wanted.size == shape[-1] < min(shape[1:-1]) else None
+    made = graph.origins(source, frozenset((Kind.SAME, Kind.NORM, Kind.DROPOUT, Kind.ADD, Kind.MUL)))
+    is_input = len(made) == 1 and graph.kind(made[0]) is Kind.INPUT and graph.shape(made[0]) == shape
+    return made[0] if is_input else None
 
 
 @dataclass(frozen=True)

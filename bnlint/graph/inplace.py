@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -65,20 +66,30 @@ class Clobbered:
 
 def clobbered_skips(graph: Graph) -> Iterator[Clobbered]:
     """In-place ops on a value that belongs to the caller of the module they are in, and that the caller reads later."""
-    for node in graph.nodes:
+    for node, calls in _within(graph):
         source = graph.data(node)
         if source is None or not is_inplace(graph, node) or _changes_nothing(graph, node, source):
             continue
-        found = _read_by_caller(graph, node, source) or _read_by_alias(graph, node)
+        found = _read_by_caller(node, source, calls) or _read_by_alias(graph, node)
         if found is not None:
             yield found
 
 
-def _read_by_caller(graph: Graph, node: fx.Node, source: fx.Node) -> Clobbered | None:
+def _within(graph: Graph) -> Iterator[tuple[fx.Node, list[ModuleCall]]]:
+    """Every node with the module calls it is in, the outermost first."""
+    todo, around = deque(graph.recording.calls), list[ModuleCall]()
+    for node in graph.nodes:
+        index = node.meta["index"]
+        while todo and todo[0].first <= index:
+            around.append(todo.popleft())
+        around = [call for call in around if index < call.last]
+        yield node, around
+
+
+def _read_by_caller(node: fx.Node, source: fx.Node, calls: list[ModuleCall]) -> Clobbered | None:
     """A module that got the value as an argument changes it, does not hand it back, and its caller reads it again."""
-    for call in graph.recording.calls:
-        inside = call.first <= node.meta["index"] < call.last
-        if call.path and inside and source in call.inputs and node not in call.outputs:
+    for call in calls:
+        if call.path and source in call.inputs and node not in call.outputs:
             reader = _later_reader(node, call)
             if reader is not None:
                 return Clobbered(node, reader, call.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +30,7 @@ WEIGHT_LAYERS = frozenset((Kind.CONV, Kind.CONV_TRANSPOSE, Kind.LINEAR, Kind.BIL
 LAYERS = WEIGHT_LAYERS | {Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER}
 SHAPE_ONLY = frozenset((Kind.SAME, Kind.RESHAPE, Kind.PERMUTE, Kind.EXPAND))
 LINEAR_OPS = SHAPE_ONLY | {Kind.NORM, Kind.DROPOUT, Kind.POOL, Kind.PAD, Kind.RESIZE}
+LONGEST_BRANCH = 300  # ops; the sums of an unrolled recurrence have the whole past before them
 SAME_LAYOUT = frozenset((Kind.SAME, Kind.NORM, Kind.DROPOUT, Kind.POOL, Kind.PAD, Kind.RESIZE, Kind.ACTIVATION)) | {
     *(Kind.ADD, Kind.MUL, Kind.ELEMENTWISE, Kind.CAT, Kind.SOFTMAX)
 }
@@ -55,6 +56,25 @@ class Graph:
     def runs(self) -> bool:
         """True when the forward pass reached its end and no op failed on the way."""
         return self.recording.error is None and not self.recording.errors
+
+    @cached_property
+    def by_name(self) -> dict[str, fx.Node]:
+        """The nodes by their name."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def times_called(self) -> Counter[str]:
+        """How often every leaf ran."""
+        return Counter(str(node.target) for node in self.nodes if node.op == "call_module")
+
+    @cached_property
+    def from_input(self) -> frozenset[fx.Node]:
+        """The nodes whose value depends on the model's input."""
+        found: set[fx.Node] = set()
+        for node in self.nodes:
+            if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
+                found.add(node)
+        return frozenset(found)
 
     @property
     def op_count(self) -> int:
@@ -114,8 +134,12 @@ class Graph:
         """The nodes that read this one, items of a tuple read through."""
         found: list[fx.Node] = []
         for user in node.users:
-            found += self.consumers(user) if self._is_item(user) else [user]
+            found += self.consumers(user) if self.is_item(user) else [user]
         return found
+
+    def is_item(self, node: fx.Node) -> bool:
+        """True for an item of a tuple that an op returned."""
+        return op_name(node) == "getitem" and not shape_of(node.all_input_nodes[0])
 
     def of_kind(self, *kinds: Kind) -> list[fx.Node]:
         """All nodes of these families, in the order they ran."""
@@ -165,12 +189,14 @@ class Graph:
         reached = {operands[0]: 1, operands[1]: 2}
         todo = [(-self.position[n], n) for n in operands]
         heapq.heapify(todo)
-        paths: dict[int, list[fx.Node]] = {1: [], 2: []}
+        paths: dict[int, list[fx.Node]] = {1: [], 2: []}  # from the sum upwards
         while todo:
             node = heapq.heappop(todo)[1]
             if reached[node] == 3:
                 first, second = paths[1][::-1], paths[2][::-1]
                 return (first, second) if len(first) >= len(second) else (second, first)
+            if len(paths[1]) + len(paths[2]) > LONGEST_BRANCH:
+                return None
             paths[reached[node]].append(node)
             for source in node.all_input_nodes:
                 if source.op == "get_attr":
@@ -203,14 +229,11 @@ class Graph:
             if here in seen or here.op == "get_attr":
                 continue
             seen.add(here)
-            if self.kind(here) in through or self._is_item(here):
+            if self.kind(here) in through or self.is_item(here):
                 todo += step(here)
             else:
                 found[here] = None
         return list(found)
-
-    def _is_item(self, node: fx.Node) -> bool:
-        return op_name(node) == "getitem" and not shape_of(node.all_input_nodes[0])
 
     @cached_property
     def _before_a_layer(self) -> frozenset[fx.Node]:
@@ -265,6 +288,11 @@ class AuditedModel:
     def outside(self) -> dict[str, nn.Module]:
         """Modules held in plain lists, dicts, tuples or sets, by path."""
         return held_outside(self.module)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The registered modules by path."""
+        return dict(self.module.named_modules())
 
     @cached_property
     def called(self) -> frozenset[str]:

@@ -71,7 +71,7 @@ class Norms:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.of_data = _after_inputs(graph)
+        self.of_data = graph.from_input
         self.all = sorted(_find(graph, self.of_data), key=lambda norm: graph.position[norm.node])
         self._by_node = {node: norm for norm in self.all for node in (*norm.inside, norm.node)}
 
@@ -163,22 +163,11 @@ def family_of(module: nn.Module) -> Family | None:
 
 def batches_seen(model: AuditedModel, path: str) -> int:
     """How many training batches a registered norm had seen before the audit; the probe's own passes do not count."""
-    module = dict(model.module.named_modules()).get(path)
-    count = getattr(module, "num_batches_tracked", None)
+    count = getattr(model.modules.get(path), "num_batches_tracked", None)
     if not isinstance(count, torch.Tensor) or count.is_meta:
         return 0
-    graph = model.graph if model.probe is not None else None
-    probed = sum(str(node.target) == path for node in graph.nodes) if graph is not None else 0
+    probed = model.graph.times_called[path] if model.graph is not None and model.probe is not None else 0
     return max(0, int(count) - probed)
-
-
-def _after_inputs(graph: Graph) -> frozenset[fx.Node]:
-    """Nodes whose value depends on the model's input."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
-            found.add(node)
-    return frozenset(found)
 
 
 def _find(graph: Graph, of_data: frozenset[fx.Node]) -> Iterator[Norm]:

@@ -17,11 +17,12 @@ from bnlint.graph.names import parameters_of
 
 def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
     """The outermost modules with trainable parameters that did not run, lent none of them and are mentioned nowhere."""
-    reported: list[str] = []
-    used = _used_paths(model)
+    reported: set[str] = set()
+    used, leaves = _used_paths(model), _leaves(model)
+    lent = {id(p) for path, m in model.module.named_modules() if path in used for p in m.parameters(False)}
     mentioned = _mentioned(model.module)
     for path, module in model.module.named_modules():
-        if not path or any(path.startswith(f"{outer}.") for outer in reported):
+        if not path or not reported.isdisjoint(_around(path)):
             continue
         if path in used or not any(p.requires_grad for p in parameters_of(module)):
             continue
@@ -31,9 +32,11 @@ def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
             continue  # nothing to call
         if isinstance(parent, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) or name in mentioned:
             continue
-        if _shares_parameters(model, path, module, used):
-            continue
-        reported.append(path)
+        if "" in leaves or not leaves.isdisjoint(_around(path)):
+            continue  # part of a layer that torch itself runs, such as the projections of MultiheadAttention
+        if any(id(p) in lent for p in parameters_of(module)):
+            continue  # tied weights
+        reported.add(path)
         yield path, module
 
 
@@ -49,12 +52,10 @@ def _used_paths(model: AuditedModel) -> set[str]:
     return used
 
 
-def _shares_parameters(model: AuditedModel, path: str, module: nn.Module, used: set[str]) -> bool:
-    """True when a used module holds one of the parameters too (tied weights), or a parent leaf computes with them."""
-    own = {id(p) for p in parameters_of(module)}
-    if any(path.startswith(f"{leaf}.") or not leaf for leaf in _leaves(model)):
-        return True  # part of a layer that torch itself runs, such as the projections of MultiheadAttention
-    return any(id(p) in own for name, m in model.module.named_modules() if name in used for p in m.parameters(False))
+def _around(path: str) -> Iterator[str]:
+    """The paths of the modules that hold a module."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def _leaves(model: AuditedModel) -> set[str]:

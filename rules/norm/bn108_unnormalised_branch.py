@@ -140,7 +140,7 @@ def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] 
 
 def _starts_small(model: AuditedModel, norm: fx.Node) -> bool:
     """True when the norm's own weight makes its branch small at the start, as in zero-init residual blocks."""
-    weight = getattr(dict(model.module.named_modules()).get(str(norm.target)), "weight", None)
+    weight = getattr(model.modules.get(str(norm.target)), "weight", None)
     return weight is not None and float(weight.detach().abs().mean()) < 0.5
 
 

@@ -81,10 +81,9 @@ class FrozenNormTraining(Rule):
         """Looks at every norm with running statistics in training mode; the parts that hold them are one finding."""
         from bnlint.graph.statements import calls_after_construction
 
-        modules = dict(model.module.named_modules())
         if not any(p.requires_grad for p in model.module.parameters()):
             return
-        norms = {path: m for path, m in modules.items() if _updates(m)}
+        norms = {path: m for path, m in model.modules.items() if _updates(m)}
         trained = {_inner(path) for path, m in norms.items() if any(p.requires_grad for p in m.parameters())}
         frozen = [p for p, m in norms.items() if _is_frozen(m) and not ("." in p and _inner(p) in trained)]
         woken = [] if calls_after_construction(model.module, "eval") else [p for p in norms if p in model.built_in_eval]

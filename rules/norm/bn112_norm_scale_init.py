@@ -86,11 +86,10 @@ class NormScaleInit(Rule):
         graph = model.graph
         assert graph is not None
         norms = Norms(graph)
-        modules = dict(model.module.named_modules())
         small: dict[bool, dict[str, float]] = {}  # scales by path, constant and drawn ones apart: two causes
         shifted: dict[str, float] = {}
         for norm in norms:
-            module = modules.get(norm.path)
+            module = model.modules.get(norm.path)
             if module is None or not _is_new(module, batches_seen(model, norm.path)):
                 continue
             scale, shift = _mean(module, "weight"), _mean(module, "bias")
