@@ -294,14 +294,6 @@ class AuditedModel:
         """The registered modules by path."""
         return dict(self.module.named_modules())
 
-    @cached_property
-    def called(self) -> frozenset[str]:
-        """Paths of all modules whose forward ran."""
-        if self.graph is None:
-            return frozenset()
-        leaves = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
-        return frozenset(leaves | {call.path for call in self.graph.recording.calls})
-
     def variant(self, variant: Variant) -> Graph | None:
         """The model recorded once more, in another mode or on another input size; None when that cannot be done.
 

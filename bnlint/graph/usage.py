@@ -11,14 +11,25 @@ from typing import Any
 
 from torch import nn
 
-from bnlint.graph.model import AuditedModel
+from bnlint.graph.model import AuditedModel, Graph
 from bnlint.graph.names import parameters_of
+from bnlint.rule import Variant
 
 
 def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
     """The outermost modules with trainable parameters that did not run, lent none of them and are mentioned nowhere."""
+    assert model.graph is not None
+    used = _used_in(model.graph)
+    found = list(_unused(model, used))
+    if found and model.mode == "train":
+        evaluated = model.variant(Variant.EVAL)  # the other mode may take another branch
+        found = list(_unused(model, used | _used_in(evaluated))) if evaluated is not None else found
+    yield from found
+
+
+def _unused(model: AuditedModel, used: set[str]) -> Iterator[tuple[str, nn.Module]]:
     reported: set[str] = set()
-    used, leaves = _used_paths(model), _leaves(model)
+    leaves = _leaves(model)
     lent = {id(p) for path, m in model.module.named_modules() if path in used for p in m.parameters(False)}
     mentioned = _mentioned(model.module)
     for path, module in model.module.named_modules():
@@ -40,12 +51,12 @@ def unused_modules(model: AuditedModel) -> Iterator[tuple[str, nn.Module]]:
         yield path, module
 
 
-def _used_paths(model: AuditedModel) -> set[str]:
+def _used_in(graph: Graph) -> set[str]:
     """Every module that ran or holds a tensor that an op used directly, and all modules around those."""
-    assert model.graph is not None
-    direct = {str(n.target).rpartition(".")[0] for n in model.graph.nodes if n.op == "get_attr"}
+    called = {str(n.target) for n in graph.nodes if n.op == "call_module"}
+    direct = {str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr"}
     used: set[str] = set()
-    for path in model.called | direct:
+    for path in called | direct | {call.path for call in graph.recording.calls}:
         while path not in used:
             used.add(path)
             path = path.rpartition(".")[0]

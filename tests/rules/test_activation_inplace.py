@@ -151,6 +151,40 @@ class OtherName(Aliased):
         return out + x
 
 
+class Nested(Aliased):
+    """The result in place has no name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.conv2(F.relu(self.conv1(self.relu(x))))
+        return y + x
+
+
+class OneLine(Nested):
+    def forward(self, x):
+        return x + self.conv1(self.relu(x))
+
+
+class NestedRebound(Nested):
+    """`x` is the branch's end by then."""
+
+    def forward(self, x):
+        skip = 2 * x
+        x = self.conv1(self.relu(x))
+        return x + skip
+
+
+class ShapeOnly(Nested):
+    """The row reads nothing but the size of the changed value."""
+
+    def forward(self, x):
+        y = 2 * x
+        return self.relu(x) + y.view(x.shape)
+
+
 class PreActivation(Aliased):
     """The changed value is what both the branch and the skip are meant to read."""
 
@@ -189,7 +223,7 @@ class AfterRelu(nn.Module):
         return self.block(F.max_pool2d(F.relu(x), 2))
 
 
-@pytest.mark.parametrize("block", [Block(True), Aliased(), OtherName(), UNetLevel(True)])
+@pytest.mark.parametrize("block", [Block(True), Aliased(), OtherName(), Nested(), OneLine(), UNetLevel(True)])
 def test_skip_reads_the_changed_value(found, block):
     rows = found(Residual(block), "2x3x9x9", select=["BN407"]).values()
     assert [f.severity for f in rows] == [Severity.WARNING]
@@ -199,7 +233,9 @@ def test_finding_is_at_the_layer_in_place(found):
     assert list(found(Residual(Block(True)), "2x3x9x9", select=["BN407"])) == [("BN407", "block.conv.0")]
 
 
-@pytest.mark.parametrize("block", [Block(False), PreActivation(), Rebound(), UNetLevel(False), AfterRelu()])
+@pytest.mark.parametrize(
+    "block", [Block(False), PreActivation(), Rebound(), NestedRebound(), ShapeOnly(), UNetLevel(False), AfterRelu()]
+)
 def test_skips_that_read_what_was_meant(found, block):
     assert found(Residual(block), "2x3x9x9", select=["BN407"]) == {}
 

@@ -106,6 +106,11 @@ def test_forgotten_layer_is_one_finding(found):
     assert finding.severity is Severity.WARNING and finding.location.file.endswith("test_wiring.py")
 
 
+def test_fifty_blocks_with_the_same_unused_layer_are_one_finding(found):
+    (finding,) = found(nn.Sequential(*(Forgotten() for _ in range(50))), "4x8").values()
+    assert (finding.code, len(finding.modules)) == ("BN502", 50)
+
+
 class FlagSelects(nn.Module):
     def __init__(self, deep=False):
         super().__init__()
@@ -115,6 +120,50 @@ class FlagSelects(nn.Module):
 
     def forward(self, x):
         return torch.relu(self.b(x) if self.deep else self.a(x))
+
+
+class ByMode(nn.Module):
+    """One head for training, one for evaluation, found by a name that the text does not hold."""
+
+    def __init__(self, modes=("train", "eval")):
+        super().__init__()
+        self.modes = modes
+        self.a_train, self.a_eval = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return torch.relu(getattr(self, "a_" + self.modes[not self.training])(x))
+
+
+def test_both_modes_count(found):
+    assert found(ByMode(), "4x8") == {}
+    assert list(found(ByMode(("train", "train")), "4x8")) == [("BN502", "a_eval")]
+
+
+class Position(nn.Module):
+    """A table of positions whose rows are read directly."""
+
+    def __init__(self):
+        super().__init__()
+        self.pos, self.fc = nn.Embedding(16, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x + self.pos.weight[: x.shape[1]])
+
+
+class Example(nn.Module):
+    """What Lightning wants, a frozen average and an auxiliary head that a subclass or a loss calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.example_input_array = torch.zeros(4, 8)
+        self.net, self.aux = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.ema = copy.deepcopy(self.net).requires_grad_(False)
+
+    def forward(self, x):
+        return torch.relu(self.net(x))
+
+    def training_step(self, x):
+        return self.aux(self(x))
 
 
 class DirectWeight(nn.Module):
@@ -161,6 +210,8 @@ class Attention(nn.Module):
     [
         (FlagSelects(), "4x8"),
         (DirectWeight(), "4x8"),
+        (Position(), "4x5x8"),
+        (Example(), "4x8"),
         (Tied(), "int64[4,5]<10"),
         (Frozen(), "4x8"),
         (Attention(), "2x5x8"),
