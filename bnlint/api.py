@@ -120,7 +120,10 @@ def check_targets(
             if check.target not in rows:
                 on_stage(check.target, "start")
                 rows[check.target] = _checked(check, choose(rules, check.settings), on_stage)
-    return settle(list(rows.values()), rules, known, whole=not targets or not plan.configured, complete=not targets)
+    whole = not targets or not plan.configured
+    report = settle(list(rows.values()), rules, known, whole=whole, complete=not targets)
+    report.rule_paths = plan.default.rule_paths
+    return report
 
 
 def wanted(targets: Sequence[str], plan: Plan) -> list[Check]:

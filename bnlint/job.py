@@ -82,6 +82,7 @@ class Report:
 
     targets: list[TargetReport] = field(default_factory=list)
     baseline: str | None = None  # the file that silences known findings
+    rule_paths: tuple[str, ...] = ()  # where rules of the user's own were loaded from
 
     @property
     def findings(self) -> list[Finding]:

@@ -122,7 +122,7 @@ class _File:
         if word not in _WORDS or text is None or not text.strip():
             near = word if word in _WORDS else ""
             message = f"`{token.string[match.start() : match.start() + 40].strip()}` names no rule to ignore"
-            help = f"write `# bnlint: {near or 'ignore'}[BN101] reason`, with the code or the name of each rule"
+            help = f"write `# bnlint: {near or 'ignore'}[CODE] reason`, with the code or the name of each rule"
             self.problems.append(engine_finding("BN908", message, help=help, place=Place("", at)))
             return
         codes = tuple(filter(None, (self._code(part.strip(), at) for part in text.split(","))))

@@ -281,7 +281,14 @@ class TestFiles:
         monkeypatch.setattr(worker, "discover", lambda path, **options: ([], []))
         code, out, err = run("check", "net.py", "--output-format", output_format)
         assert (code, err) == (0, "no model to check in net.py\n")
-        assert (json.loads(out)["targets"] == []) if output_format == "json" else (out == "")
+        empty = {
+            "gitlab": "[]",
+            "junit": "testsuites",
+            "json": '"targets": []',
+            "sarif": '"results": []',
+            "rdjson": "[]",
+        }
+        assert empty[output_format] in out if output_format in empty else out == ""
 
     def test_a_file_that_does_not_exist_is_the_workers_finding(self, run: Run, jobs: list[Job]) -> None:
         run("check", "gone.py")
@@ -302,6 +309,58 @@ class TestOutput:
         code, _, err = run("check", "net.py:Net", "--output-file", "report.txt")
         assert code == 2
         assert "report.txt" in err
+
+    def test_several_reports_of_one_run(self, run: Run, jobs: list[Job], project: Path) -> None:
+        outputs = ("--output", "sarif:out.sarif", "--output", "concise", "--output", "junit:out.xml")
+        code, out, err = run("check", "net.py:Net", *outputs)
+        assert (code, err, len(jobs), out.count("\n")) == (1, "", 1, 1)
+        assert json.loads((project / "out.sarif").read_text())["version"] == "2.1.0"
+        assert (project / "out.xml").read_text().startswith("<?xml")
+        assert sorted(path.name for path in project.iterdir() if path.suffix == ".tmp") == []
+
+    def test_a_file_is_replaced_whole_or_not_at_all(
+        self, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (project / "out.txt").write_text("before")
+        (project / "link.txt").symlink_to("out.txt")
+
+        def stop(*args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", stop)
+            code, _, err = run("check", "net.py:Net", "--output", "concise:link.txt")
+        assert (code, "No space left" in err, (project / "out.txt").read_text()) == (2, True, "before")
+        assert sorted(project.glob(".*.tmp")) == []
+        assert run("check", "net.py:Net", "--output", "concise:link.txt")[0] == 1
+        assert (project / "link.txt").is_symlink()
+        assert (project / "out.txt").read_text().startswith("net.py:2")
+
+    @pytest.mark.parametrize(
+        ("options", "hint"),
+        [
+            (["--output", "sarf"], "did you mean `sarif`?"),
+            (["--output", "full", "--output", "json"], "share the terminal"),
+            (["--output", "json:a", "--output", "sarif:a"], "one file"),
+            (["--output", "json:no/such/a"], "no/such"),
+            (["--output", "json:."], "folder"),
+            (["--output", "json", "--output-format", "json"], "exclude"),
+            (["--output", "json", "--output-file", "a"], "exclude"),
+        ],
+    )
+    def test_outputs_that_cannot_be(self, run: Run, jobs: list[Job], options: list[str], hint: str) -> None:
+        code, out, err = run("check", "net.py:Net", *options)
+        assert (code, out, hint in err, jobs) == (2, "", True, [])
+
+    def test_the_summary_of_a_github_job(self, run: Run, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (project / "summary.md").write_text("# before\n")
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+        run("check", "net.py:Net")
+        assert (project / "summary.md").read_text() == "# before\n"
+        assert run("check", "net.py:Net", "--output", "github", "--output", "full:full.txt")[0] == 1
+        assert (project / "summary.md").read_text().startswith("# before\n### bnlint: 1 warning\n")
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", "no/such/summary.md")
+        assert run("check", "net.py:Net", "--output", "github")[0] == 2
 
     @pytest.mark.parametrize("output_format", FORMATS)
     def test_machine_formats_print_only_the_document(self, run: Run, output_format: str) -> None:

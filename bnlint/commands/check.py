@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ import click
 from bnlint import api
 from bnlint.baseline import Baseline, in_use
 from bnlint.commands.options import ENVIRONMENT, Command, checking, given, option, planned
+from bnlint.commands.outputs import Output, checked_outputs, parse_outputs, write_outputs
 from bnlint.commands.show import shown_settings, shown_targets
 from bnlint.config import Plan
 from bnlint.job import Report
-from bnlint.report import FORMATS, render
+from bnlint.report import FORMATS
 from bnlint.report.terminal import Progress, colored, put, width
 from bnlint.report.text import Look, clean
 from bnlint.rule import Severity
-from bnlint.whole import write
 
 
 @click.command(cls=Command, context_settings=ENVIRONMENT)
@@ -38,6 +37,7 @@ from bnlint.whole import write
 @option("Configuration", "--show-settings", is_flag=True, help="Print the settings of each target and stop.")
 @option("Configuration", "--show-targets", is_flag=True, help="Print what would be checked and stop.")
 @option("Output", "--output-format", type=click.Choice(FORMATS), default="full", show_default=True, help="Format.")
+@option("Output", "--output", "outputs", multiple=True, metavar="FORMAT[:FILE]", help="Several reports of one run.")
 @option("Output", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report here.")
 @option(
     "Output",
@@ -60,6 +60,7 @@ def check(
     fail_on: str,
     exit_zero: bool,
     output_format: str,
+    outputs: tuple[str, ...],
     output_file: Path | None,
     color: str,
     quiet: bool,
@@ -74,22 +75,19 @@ def check(
     """Checks models: path.py:Net, "path.py:Net(num_classes=10)", path.py:factory, pkg.mod:Net, a file or a folder."""
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
-    if output_file and not output_file.parent.is_dir():
-        raise click.UsageError(f"--output-file: there is no folder `{output_file.parent}`")
+    if outputs and given(ctx).keys() & {"output_format", "output_file"}:
+        raise click.UsageError("--output and --output-format or --output-file exclude each other")
     plan = planned(ctx, targets, configs, isolated)
     if show_settings or show_targets:
         put("\n".join(shown_settings(plan, targets) if show_settings else shown_targets(plan, targets)), sys.stdout)
         return 0
+    output_format = given(ctx).get("output_format") or plan.config.values.get("output_format", output_format)
+    reports = checked_outputs(parse_outputs(outputs) or [Output(output_format, output_file)])
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
     known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
     report = checked(targets, plan, quiet, known)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, show_suppressed)
-    if output_file:
-        plain = replace(look, color=color == "always")
-        text = render(report, output_format, plain)
-        write(output_file, text + "\n" if text else "")
-    else:
-        put(render(report, output_format, look), sys.stdout, color=look.color)
+    write_outputs(report, reports, look, color)
     code = report.exit_code(Severity(fail_on))
     return 0 if code == 1 and exit_zero else code
 

@@ -21,6 +21,7 @@ from bnlint.config.kinds import (
     read_keys,
 )
 from bnlint.config.settings import DTYPES, LOSS_ALIASES, LOSSES, MODES, parse_size
+from bnlint.report import FORMATS
 from bnlint.rule import Severity
 
 LEVELS = tuple(severity.value for severity in reversed(Severity))
@@ -168,6 +169,7 @@ KEYS = (
         "bnlint-baseline.json",
     ),
     Key("rules", RULE_TABLE, "Options of rules, by code or name.", {}),
+    Key("output-format", Choice(FORMATS), "Format of the report on the terminal.", "full"),
     Key("rule-paths", TEXTS, "Files or folders with more rules.", []),
     Key("isolate", FLAG, "A process for each target, or none.", True),
 )

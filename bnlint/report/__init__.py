@@ -7,10 +7,23 @@ import importlib
 from bnlint.job import Report
 from bnlint.report.text import Look
 
-FORMATS = ("full", "table", "concise", "json")
+FORMATS = (
+    "full",
+    "table",
+    "concise",
+    "grouped",
+    "json",
+    "json-lines",
+    "sarif",
+    "github",
+    "gitlab",
+    "junit",
+    "rdjson",
+)
 
 
 def render(report: Report, output_format: str = "full", look: Look | None = None) -> str:
     """The report as text in one of `FORMATS`, without a final newline."""
-    module = importlib.import_module(f"bnlint.report.{output_format}")  # so that only `table` pays for tabulate
+    name = output_format.replace("-", "_")
+    module = importlib.import_module(f"bnlint.report.{name}")  # so that only `table` pays for tabulate
     return str(module.render(report, look or Look()))

@@ -27,10 +27,10 @@ def render(report: Report, look: Look | None = None) -> str:
             "python": platform.python_version(),
         },
         "targets": [_target(target) for target in report.targets],
-        "findings": [_finding(finding) for finding in findings],
+        "findings": [finding_values(finding) for finding in findings],
         "summary": counts(report.findings),
     }
-    return json.dumps(_plain(document), indent=2, allow_nan=False)
+    return json.dumps(plain(document), indent=2, allow_nan=False)
 
 
 def _target(target: TargetReport) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def _target(target: TargetReport) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_values(finding: Finding) -> dict[str, Any]:
+    """A finding in JSON's types."""
     at, call = finding.location, finding.call
     return {
         "target": finding.target,
@@ -61,7 +62,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         **_span(at),
         "call_file": relative(call.file) if call else None,
         "call_line": call.line if call else None,
-        "evidence": finding.evidence,
+        "evidence": plain(finding.evidence),
         "fingerprint": finding.fingerprint,
         "suppressed": finding.suppressed,
         "url": rule_url(finding.name),
@@ -85,12 +86,12 @@ def _torch_version() -> str | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value in JSON's types; numbers that JSON lacks become `"nan"`, `"inf"` and `"-inf"`."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(row) for key, row in value.items()}
+        return {str(key): plain(row) for key, row in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(row) for row in value]
+        return [plain(row) for row in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (str, int)) else str(value)
