@@ -1,4 +1,4 @@
-"""The pipeline, on one page: target → build → inputs → trace → probe → rules → report.
+"""The pipeline, on one page: target → build → inputs → trace → weights → probe → rules → report.
 
 Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here knows a rule by name.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
     from bnlint.graph.source import Source
     from bnlint.inputs import Inputs
+    from bnlint.signal.predict import Prediction
 
 Emit = Callable[[str], None]
 _NOTED = 4  # findings of a group whose own words are shown
@@ -135,9 +136,18 @@ class _Run:
             audited.graph = Graph(recording, audited.module)
             if recording.fake and recording.error is None:
                 audited.record_variant = partial(record_variant, model=audited.module, given=given)
+        audited.predict = lambda: self._predict(audited)
         self.report.ops = audited.graph.op_count
         if reason:
             self.report.notes.append(f"recorded on real tensors: {reason}")
+
+    def _predict(self, audited: AuditedModel) -> Prediction:
+        """The signal from the weights: found when a rule first asks for it, which most runs never do."""
+        from bnlint.signal.predict import Prediction
+
+        assert audited.graph is not None
+        with self._stage("weights"):
+            return Prediction(audited.graph, audited.module)
 
     def _probe(self, audited: AuditedModel, given: Inputs) -> None:
         graph = audited.graph

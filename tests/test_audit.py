@@ -232,3 +232,26 @@ def test_a_missing_device_is_told_before_anything_runs():
 
 def test_severity_order_is_by_rank():
     assert [s.rank for s in (Severity.INFO, Severity.WARNING, Severity.ERROR)] == [0, 1, 2]
+
+
+def test_the_signal_is_predicted_only_for_a_rule_that_asks(tmp_path):
+    (tmp_path / "asks.py").write_text(
+        "from bnlint.rule import Phase, Rule, Severity\n\n\n"
+        "class Asks(Rule):\n"
+        '    """Reports the spread that is expected of the output."""\n\n'
+        '    code, name, severity, phase = "XY001", "asks", Severity.INFO, Phase.GRAPH\n\n'
+        "    def check(self, model):\n"
+        "        node = model.graph.outputs[0]\n"
+        '        yield self.finding(model.place(node), "asked", evidence={"spread": model.prediction.spread(node)})\n'
+    )
+    source = """
+        class Net(nn.Sequential):
+            def __init__(self):
+                super().__init__(nn.Linear(64, 64))
+        """
+    options = {"inputs": ("8x64",), "rule_paths": (str(tmp_path / "asks.py"),)}
+    report = check(source, tmp_path, select=("XY001",), **options)
+    (finding,) = report.findings
+    assert finding.evidence["spread"] == pytest.approx(3**-0.5, rel=0.05)
+    assert "weights" in report.seconds
+    assert "weights" not in check(source, tmp_path, select=("BN101",), **options).seconds

@@ -24,6 +24,7 @@ from bnlint.rule import Location, Place, Variant
 if TYPE_CHECKING:
     from bnlint.graph.source import Source
     from bnlint.inputs import Inputs
+    from bnlint.signal.predict import Prediction
     from bnlint.signal.probe import ProbeFacts
 
 WEIGHT_LAYERS = frozenset((Kind.CONV, Kind.CONV_TRANSPOSE, Kind.LINEAR, Kind.BILINEAR))
@@ -257,6 +258,7 @@ class AuditedModel:
     dtype: str | None = None  # the format that the model is to run in; None for the one it is built in
     inputs: Inputs | None = None
     graph: Graph | None = None
+    predict: Callable[[], Prediction] | None = None
     probe: ProbeFacts | None = None
     record_variant: Callable[[Variant], Graph | None] = lambda variant: None
     _variants: dict[Variant, Graph | None] = field(default_factory=dict)
@@ -283,6 +285,11 @@ class AuditedModel:
     def resolve_call(self, call: Call | None) -> Location | None:
         """The source line of a point in running code."""
         return resolve(call) if call is not None else None
+
+    @cached_property
+    def prediction(self) -> Prediction | None:
+        """The signal that the weights promise, worked out when first asked for; None without a recorded run."""
+        return self.predict() if self.predict is not None else None
 
     @cached_property
     def outside(self) -> dict[str, nn.Module]:

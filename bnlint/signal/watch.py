@@ -43,7 +43,7 @@ class Watch:
         with torch.no_grad(), torch._C.DisableTorchFunction():  # the recorder need not see what is done here
             numbers = extremes(value)
             if _is_measured(self.graph, node):
-                found, self.layouts[node.name] = moments(value, *_batch_and_channel(self.graph, node, value))
+                found, self.layouts[node.name] = moments(value, *batch_and_channel(self.graph, node, value))
                 numbers += found
         self.numbers[node.name] = numbers
         if self.backward and value.requires_grad and self.graph.kind(node) in _GRADIENTS:
@@ -70,7 +70,7 @@ class Watch:
         """Which axis holds the classes or features, by the shape of an output."""
         nodes = self.graph.outputs
         found = {
-            self.graph.shape(n): _batch_and_channel(self.graph, n, n.meta["val"])[1]
+            self.graph.shape(n): batch_and_channel(self.graph, n, n.meta["val"])[1]
             for n in nodes
             if self.graph.shape(n)
         }
@@ -129,7 +129,7 @@ def _is_measured(graph: Graph, node: fx.Node) -> bool:
     return graph.kind(node) in _MEASURED
 
 
-def _batch_and_channel(graph: Graph, node: fx.Node, value: torch.Tensor) -> tuple[int | None, int | None]:
+def batch_and_channel(graph: Graph, node: fx.Node, value: torch.Tensor) -> tuple[int | None, int | None]:
     """Which axes count samples and channels; the layer itself says where its channels are, else their origin does."""
     axes = graph.axes(node) if len(graph.axes(node)) == value.ndim else ()
     batch = next((d for d, axis in enumerate(axes) if holds_batch(axis)), 0 if value.ndim else None)

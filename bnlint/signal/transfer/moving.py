@@ -1,0 +1,214 @@
+"""Ops that move entries: reshapes, permutations, indexing, splits, concatenations.
+
+The op itself is run on the numbers of the features, so that whatever it does to them is known afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from bnlint.graph.nest import map_tensors
+from bnlint.graph.ops import Kind, argument, op_name
+from bnlint.signal.transfer.base import Unknown, data, transfer
+from bnlint.signal.value import POINTS, Value, collapsed, expanded, gaussian, settled, shares
+
+if TYPE_CHECKING:
+    from bnlint.signal.predict import Walk
+
+_MOST = 1 << 23  # entries
+
+
+@transfer(Kind.SAME)
+def same(walk: Walk, node: fx.Node) -> Any:
+    """Identity, copies and casts; a gradient does not pass a detach."""
+    value = data(walk, node)
+    if op_name(node) in ("detach", "data"):
+        walk.scale(node, node.all_input_nodes[0], 0.0)
+    found = node.meta.get("val")
+    return value if isinstance(found, torch.Tensor) and found.is_floating_point() else None
+
+
+@transfer(Kind.RESHAPE, Kind.PERMUTE, Kind.EXPAND, Kind.SPLIT, Kind.SHUFFLE)
+def moved(walk: Walk, node: fx.Node) -> Any:
+    """Runs the op on the features' numbers."""
+    value = data(walk, node)
+    if op_name(node).lower() in ("fold",):
+        raise Unknown
+    if walk.graph.kind(node) is Kind.SHUFFLE:
+        value = replace(value, area=value.area, base=object())
+    return _relabelled(walk, node, value)
+
+
+@transfer(Kind.INDEX)
+def index(walk: Walk, node: fx.Node) -> Any:
+    """An item of a container, or entries of a tensor."""
+    if op_name(node) == "setitem":
+        return _written(walk, node)
+    source = node.args[0]
+    if (
+        isinstance(source, fx.Node)
+        and op_name(node) == "getitem"
+        and not isinstance(source.meta.get("val"), torch.Tensor)
+    ):
+        nest = walk.values.get(source)
+        if nest is None or isinstance(nest, Value):
+            raise Unknown
+        return nest[node.args[1]]
+    value = data(walk, node)
+    if any(walk.constants.get(n) is None for n in node.all_input_nodes[1:]):
+        return _picked(walk, node, value)
+    if len(value.features) == len(walk.graph.shape(node)) and all(f == 1 for f in value.features):
+        return replace(value, shape=walk.graph.shape(node), base=object())
+    return _relabelled(walk, node, value)
+
+
+@transfer(Kind.CAT)
+def cat(walk: Walk, node: fx.Node) -> Value:
+    """Features side by side, or positions with different distributions."""
+    parts = _parts(walk, node)
+    shape = walk.graph.shape(node)
+    default = {"hstack": 1, "vstack": 0}.get(op_name(node), 0)
+    dim = int(argument(node, 1, "dim", node.kwargs.get("axis", default))) % len(shape)
+    wide = [expanded(part, [dim]) for part in parts]
+    layout = [max(sizes) for sizes in zip(*(part.features for part in wide), strict=True)]
+
+    def fill(tensor: torch.Tensor, part: Value) -> torch.Tensor:
+        sizes = [part.shape[dim] if d == dim else size for d, size in enumerate(layout)]
+        return tensor.expand(*tensor.shape[: tensor.ndim - len(sizes)], *sizes)
+
+    if math.prod((*layout[:dim], shape[dim], *layout[dim + 1 :])) > _MOST // len(POINTS):
+        raise Unknown
+    made = Value(torch.cat([fill(p.grid, p) for p in wide], dim + 1), shape, object())
+    sizes = [p.noise * p.shape[dim] for p in parts]
+    made.fixed, made.common, made.area = shares(parts, sizes)
+    made.certain = all(part.certain for part in parts)
+    return made
+
+
+@transfer(Kind.STACK)
+def stack(walk: Walk, node: fx.Node) -> Value:
+    """Values side by side along a new axis, which counts as an axis of features."""
+    parts = _parts(walk, node)
+    shape = walk.graph.shape(node)
+    dim = int(argument(node, 1, "dim", 0)) % len(shape)
+    layout = [max(sizes) for sizes in zip(*(part.features for part in parts), strict=True)]
+    grids = [part.grid.expand(len(POINTS), *layout) for part in parts]
+    made = Value(torch.stack(grids, dim + 1), shape, object())
+    made.fixed, made.common, made.area = shares(parts, [p.noise for p in parts])
+    made.certain = all(part.certain for part in parts)
+    return made
+
+
+def _parts(walk: Walk, node: fx.Node) -> list[Value]:
+    listed: Any = argument(node, 0, "tensors")
+    found = [walk.value(n) for n in listed] if isinstance(listed, (tuple, list)) else []
+    parts = [v for v in found if v is not None]
+    if not parts or len(parts) != len(found):
+        raise Unknown
+    return [part for part in parts if math.prod(part.shape)] or parts
+
+
+def _written(walk: Walk, node: fx.Node) -> Value:
+    """`x[...] = y`: by how much of x is overwritten."""
+    value, source = data(walk, node), walk.value(argument(node, 2, "value"))
+    if source is None:
+        return value
+    share = min(1.0, math.prod(source.shape) / max(math.prod(value.shape), 1))
+    dims = range(len(value.features) - 1)
+    value = collapsed(value, dims)
+    mean, noise = source.mean.mean(), source.noise
+    made = gaussian(value.mean * (1 - share) + mean * share, value.variance * (1 - share) + noise * share, value.shape)
+    made.fixed, made.common, made.area = shares([value, source], [value.noise * (1 - share), noise * share])
+    made.certain = value.certain and source.certain
+    return made
+
+
+def _picked(walk: Walk, node: fx.Node, value: Value) -> Value:
+    """Entries at positions that an input decides: rows of a table, as an embedding reads them."""
+    shape, last = walk.graph.shape(node), value.features[-1]
+    merged = collapsed(value, range(len(value.features) - 1))
+    if shape[-1] != value.shape[-1]:
+        merged = collapsed(merged, [len(merged.features) - 1])
+        last = 1
+    layout = (*(1,) * (len(shape) - 1), last)
+    made = merged.like(merged.mean.reshape(layout), merged.variance.reshape(layout), shape)
+    made.fixed = 0.0 if value.constant else made.fixed
+    return made
+
+
+def _relabelled(walk: Walk, node: fx.Node, value: Value) -> Any:
+    features = value.mean.numel()
+    numbers = torch.arange(features, dtype=torch.float64).reshape(value.features)
+    if math.prod(value.shape) > _MOST:
+        if features > 1:
+            return _coarse(walk, node, value)
+        numbers = numbers.reshape((1,) * len(value.shape))
+    out = _run(walk, node, numbers.expand(value.shape))
+    whole = value.along(range(1, len(value.shape)))[0]
+
+    def pick(labels: torch.Tensor) -> Value:
+        if labels.numel() == 0:
+            raise Unknown
+        layout = _distinct(labels)
+        grid = value.grid.reshape(len(POINTS), -1)[:, layout.reshape(-1).long()]
+        made = Value(grid.reshape(len(POINTS), *layout.shape), tuple(labels.shape), object())
+        made.fixed, made.common, made.area = value.fixed, value.common, value.area
+        made.certain, made.sums_to_one = value.certain, value.sums_to_one
+        positions = made.along(range(1, len(made.shape)))[0]
+        if whole == 1 and positions > 1 and not value.constant:
+            made.common = 1.0
+        return settled(made) if positions == 1 and whole > 1 and made.mean.numel() > features else made
+
+    return map_tensors(out, pick)
+
+
+def _run(walk: Walk, node: fx.Node, numbers: torch.Tensor) -> Any:
+    first = node.all_input_nodes[0]
+
+    def known(source: fx.Node) -> Any:
+        if source is first:
+            return numbers
+        found = walk.constants.get(source)
+        if found is None and isinstance(found := source.meta.get("val"), torch.Tensor):
+            found = torch.zeros(tuple(found.shape))  # `view_as` and its kin only look at the form
+        return found
+
+    module = walk.graph.module(node)
+    if module is not None:
+        return type(module).forward(module, numbers)
+    args: Any = fx.node.map_arg(node.args, known)
+    kwargs: Any = fx.node.map_arg(node.kwargs, known)
+    if op_name(node) in ("T", "mT", "H", "mH"):
+        return getattr(numbers, op_name(node))
+    if node.op == "call_method":
+        name = str(node.target)
+        name = name if name.endswith("__") else name.removesuffix("_")  # in place on an expanded tensor would raise
+        name = {"view": "reshape", "view_as": "reshape_as"}.get(name, name)
+        return getattr(args[0], name)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _distinct(labels: torch.Tensor) -> torch.Tensor:
+    """The labels with size 1 along every axis on which they do not change."""
+    for d in range(labels.ndim):
+        if labels.shape[d] > 1:
+            first = labels.narrow(d, 0, 1)
+            if labels.stride(d) == 0 or bool((labels == first).all()):
+                labels = first
+    return labels
+
+
+def _coarse(walk: Walk, node: fx.Node, value: Value) -> Any:
+    """Of a tensor too large to number, the average over all features."""
+    merged = collapsed(value, range(len(value.features)))
+
+    def make(tensor: torch.Tensor) -> Value:
+        layout = (1,) * tensor.ndim
+        return merged.like(merged.mean.reshape(layout), merged.variance.reshape(layout), tensor.shape)
+
+    return map_tensors(node.meta.get("val"), make)
