@@ -278,10 +278,14 @@ def _of(job: Job, finding: Finding) -> Finding:
 
 
 def _grouped(findings: list[Finding]) -> list[Finding]:
-    """One cause, one finding: equal findings about layers built and called by the same code become one with a list."""
+    """One cause, one finding: equal findings about layers built and called by the same code become one with a list.
+
+    Where no line is known (a model passed as an object), findings with the same words are equal.
+    """
     groups: dict[Any, list[Finding]] = {}
     for f in findings:
-        key = (f.code, f.severity, f.location, f.call) if f.location and f.module_path else id(f)
+        where = (f.location, f.call) if f.location else f.message
+        key = (f.code, f.severity, where) if f.module_path else id(f)
         groups.setdefault(key, []).append(f)
     return [_joined(rows[0], rows[1:]) for rows in groups.values()]
 
