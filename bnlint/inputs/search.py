@@ -94,7 +94,8 @@ class Search:
             self._push(score, 3 if outcome.graph.op_count else 1, candidate)
         later = (score[0], score[1] + outcome.finished, *score[2:])  # after the repairs of equally good runs
         if found.sized or not outcome.failures or not outcome.finished:
-            for candidate in _ladders(outcome.candidate, found.small, maps_only=outcome.finished and not found.sized):
+            times = outcome.growth if outcome.right else found.small
+            for candidate in _ladders(outcome.candidate, times, maps_only=outcome.finished and not found.sized):
                 self._push(later, 2, candidate)
 
 

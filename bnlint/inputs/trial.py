@@ -76,17 +76,25 @@ class Outcome:
         return not any(shapes) or any(kept)
 
     @cached_property
-    def smallest_map(self) -> int:
-        """The shortest side of the maps that convolutions and norms read; maps of one position are pooled ones."""
-        sides = [
+    def _sides(self) -> list[int]:
+        """The sides of the maps that convolutions and norms read."""
+        return [
             side
             for node in self.graph.nodes
             if node.meta["kind"] is Kind.CONV or node.meta.get("class", "").startswith(NORMS_ON_MAPS)
             for side in self.graph.shape(node.all_input_nodes[0])[2:]
             if "adaptive" not in op_name(node.all_input_nodes[0]).lower()
         ]
-        pooled_left_out = [side for side in sides if side > 1]
-        return min(pooled_left_out or sides, default=ENOUGH)
+
+    @property
+    def smallest_map(self) -> int:
+        """The shortest side of the maps; those of one position are pooled ones."""
+        return min([side for side in self._sides if side > 1] or self._sides, default=ENOUGH)
+
+    @property
+    def growth(self) -> float:
+        """How many times larger the input must be for maps that are worth looking at: one position may be a map too."""
+        return ENOUGH / min(self._sides, default=ENOUGH) if self.smallest_map < ENOUGH else 0.0
 
     @property
     def score(self) -> tuple[int, ...]:
