@@ -50,10 +50,10 @@ def main() -> None:
         for count, row in enumerate(pool.map(partial(one, limit=arguments.timeout), todo), 1):
             rows = [r for r in rows if (r.corpus, r.name) != (row.corpus, row.name)] + [row]
             if row.status != "ok":
-                print(f"{row.corpus} {row.name}: {row.status}: {row.reason}"[:200])
+                print(f"{row.corpus} {row.name}: {row.status}: {row.reason}"[:200], flush=True)
+            _write(arguments.results, rows)
             if count % 20 == 0 or count == len(todo):
                 print(f"{count} of {len(todo)} in {time.monotonic() - started:.0f} s", flush=True)
-                _write(arguments.results, rows)
     if arguments.output:
         arguments.output.write_text(table(rows, missing), encoding="utf-8")
 

@@ -222,15 +222,18 @@ class _Run:
         if graph is None:
             return
         explained = {name for f in self.findings if f.severity is Severity.ERROR for name in f.nodes}
+        nearest = self._nearest(audited)
         error = graph.recording.error
         failed = [node for node in graph.recording.errors if node.name not in explained]
         if failed and not explained:
             fault, place = graph.error(failed[0]), audited.place(failed[0])
             assert fault is not None
-            self._fail(_forward_failed(fault.kind, fault.message, place))
+            self._fail(_forward_failed(fault.kind, fault.message, place, nearest))
         elif error is not None and not explained:
             place = Place("", audited.resolve_call(graph.recording.error_call))
-            self._fail(_forward_failed(type(error).__name__, str(error), place))
+            self._fail(_forward_failed(type(error).__name__, str(error), place, nearest))
+        elif nearest:
+            self.report.notes.append(f"the input does not fit; one that does is {nearest}")
 
     def _untraced(self, audited: AuditedModel) -> None:
         """Says which rules did not run and what was not followed."""
@@ -240,6 +243,13 @@ class _Run:
         if finding is not None and self.report.status == "ok":
             self.report.status = "partial"
             self.findings.append(finding)
+
+    def _nearest(self, audited: AuditedModel) -> str:
+        """Options for an input that the model takes, when those that were told do not fit; `""` otherwise."""
+        from bnlint.inputs.given import nearest
+
+        wrong = self.job.inputs and audited.graph is not None and not audited.graph.runs
+        return nearest(audited.module, self.job) if wrong else ""
 
     def _fail(self, finding: Finding) -> None:
         self.report.status = "failed"
@@ -267,9 +277,10 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in parameters_of(model) if not is_lazy(p))
 
 
-def _forward_failed(kind: str, message: str, place: Place) -> Finding:
+def _forward_failed(kind: str, message: str, place: Place, nearest: str) -> Finding:
     first = message.strip().splitlines()[0] if message.strip() else "no message"
     help = "run the model by hand with the input named below; if that input is wrong, pass another with --input"
+    help = f"the model takes {nearest}" if nearest else help
     return engine_finding("BN903", f"the forward pass raises {kind}: {first}", help=help, place=place)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -11,60 +10,34 @@ from torch import nn
 
 from bnlint.failure import said, users_traceback
 from bnlint.inputs.bounds import bounded
-from bnlint.inputs.guess import Candidate, Guess, build, path_name
+from bnlint.inputs.given import from_options, options
+from bnlint.inputs.guess import Candidate, build, path_name
 from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.hints import hinted
 from bnlint.inputs.search import Search
-from bnlint.inputs.spec import InputError, TensorSpec, parse
+from bnlint.inputs.spec import InputError
 from bnlint.inputs.told import dummy_inputs, from_function, own_example
 from bnlint.inputs.trial import Outcome
-from bnlint.inputs.values import Inputs, bound, from_specs, model_dtype, parameters_of, resized, unwrapped
+from bnlint.inputs.values import Inputs, bound, model_dtype, parameters_of, resized, unwrapped
 from bnlint.job import Job
 from bnlint.rule import Place
 
 BATCH = 8
 LARGE = 1 << 22  # numbers in the input, above which there are fewer samples: a video, say
+_SHOWN = 5  # of the candidates that were tried
 _OWN_FAULT = (NameError, AttributeError, ImportError, NotImplementedError, RecursionError, SystemExit)  # of any input
 
 
 def resolve(model: nn.Module, job: Job, user_module: ModuleType | None = None) -> Inputs:
     """The inputs to run the model with; raises InputError when there are none to be had."""
     if job.inputs:
-        return _with_bounds(model, job)
+        return from_options(model, job)
     if job.input_fn:
         return from_function(model, job.input_fn, user_module, job.seed)
     example = own_example(model, user_module, job.seed)
     if example is not None:
         return (resized(example, job.batch_size) if job.batch_size else None) or example
     return _found(model, job)
-
-
-def _with_bounds(model: nn.Module, job: Job) -> Inputs:
-    """What `--input` says; integers without a bound stay below the tables that they index."""
-    specs = [parse(text) for text in job.inputs]
-    given = from_specs(model, specs, job.seed)
-    loose = [s for s in specs if isinstance(s.value, TensorSpec) and s.value.whole and s.value.high is None]
-    if not loose:
-        return given
-    names = [row["name"] for row in given.rows]
-    search = Search(model, job.mode, given.batch_size, job.seed)
-    guesses = {
-        (name,): Guess(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), batch=None)
-        for name, tensor in zip(names, given.tensors, strict=True)
-    }
-    plain = {s.name: s.value for s in specs if s.name and not isinstance(s.value, TensorSpec)}
-    outcome = search.trials.run(Candidate(guesses, plain=plain))
-    if outcome is None:
-        return given
-    high = {path[0]: guess.high for path, guess in bounded(outcome).guesses.items()}
-    told = {id(s): name for s, name in zip((s for s in specs if isinstance(s.value, TensorSpec)), names, strict=True)}
-    specs = [
-        replace(s, value=replace(s.value, high=high[told[id(s)]]))
-        if s in loose and isinstance(s.value, TensorSpec)
-        else s
-        for s in specs
-    ]
-    return from_specs(model, specs, job.seed)
 
 
 def _found(model: nn.Module, job: Job) -> Inputs:
@@ -115,26 +88,22 @@ def _not_found(model: nn.Module, search: Search, outcome: Outcome | None) -> Inp
     message = (
         f"no input was found that `{name}.forward({', '.join(parameters)})` takes, after {search.trials.count} tries"
     )
+    tried = [f"tried {candidate}" for candidate in search.trials.tried[:_SHOWN]]
     if outcome is None:
-        return InputError(message, help=_write(search, None))
+        return InputError(message, help=_write(search, None), note="\n".join(tried))
     error = outcome.recording.error
     failure = outcome.failures[0].meta.get("error") if outcome.failures else None
     reason = said(error) if error is not None else failure.message.splitlines()[0] if failure else "it loses the batch"
     _, location = users_traceback(error) if error is not None else ("", None)
-    note = f"the nearest was {outcome.candidate}: {reason}"
+    note = "\n".join([*tried, f"the nearest was {outcome.candidate}: {reason}"])
     return InputError(message, help=_write(search, outcome), note=note, place=Place("", location))
 
 
 def _write(search: Search, outcome: Outcome | None) -> str:
     """The `--input` options to start from."""
-    if outcome is None:
-        names = search.guesser.required or list(search.guesser.parameters)
-        rows = [f"{name}={'float32[8,3,32,32]'}" for name in names]
-    else:
-        rows = [
-            f"{path[0]}={replace(g.spec(), dtype=g.dtype or 'float32')}"
-            for path, g in outcome.candidate.guesses.items()
-        ]
-        if outcome.candidate.containers:
-            return "write a function that returns the inputs and pass it with --input-fn file.py:make_inputs"
-    return "say what it takes, for example " + " ".join(f"--input '{row}'" for row in rows)
+    if outcome is not None and (outcome.candidate.containers or not outcome.candidate.guesses):
+        return "write a function that returns the inputs and pass it with --input-fn file.py:make_inputs"
+    if outcome is not None:
+        return f"say what it takes, for example {options(outcome.candidate)}"
+    names = search.guesser.required or list(search.guesser.parameters)
+    return "say what it takes, for example " + " ".join(f"--input '{name}=float32[8,3,32,32]'" for name in names)

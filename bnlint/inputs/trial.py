@@ -174,6 +174,7 @@ class Trials:
         self.longest = math.inf  # seconds that a trial may take: set by the first
         self.ops = 0  # recorded in all trials
         self.outcomes: dict[Any, Outcome | None] = {}
+        self.tried: list[Candidate] = []
 
     @property
     def count(self) -> int:
@@ -190,6 +191,7 @@ class Trials:
         key = candidate.key
         if key not in self.outcomes:
             start = time.monotonic()
+            self.tried.append(candidate)
             self.outcomes[key] = self._within_memory(candidate) if candidate.count <= LARGEST else None
             outcome = self.outcomes[key]
             self.ops += outcome.graph.op_count if outcome is not None else 0

@@ -207,7 +207,7 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     _check_keywords(model, parameters, names, kwargs)
     missing = [p.name for p in parameters if is_required(p) and p.name not in names and p.name not in kwargs]
     if missing:
-        raise _misfit(model, f"also needs {_listed(missing)}", [f"--input '{name}=…'" for name in missing])
+        raise _misfit(model, f"also needs {_listed(missing)}", missing)
     return [*zip(names, args, strict=True), *kwargs.items()]
 
 
@@ -225,11 +225,12 @@ def _check_keywords(
             raise _misfit(model, f"is given `{name}` twice, by position and by name")
 
 
-def _misfit(model: nn.Module, text: str, write: Sequence[str] = ()) -> InputError:
+def _misfit(model: nn.Module, text: str, missing: Sequence[str] = ()) -> InputError:
     parameters = parameters_of(model)
     signature = ", ".join(str(p).partition(":")[0] for p in parameters)
-    help = f"add {' '.join(write)}" if write else f"its signature is forward({signature})"
-    return InputError(f"`{type(unwrapped(model)).__name__}.forward` {text}", help=help)
+    write = " ".join(f"--input '{name}=…'" for name in missing)
+    help = f"add {write}" if missing else f"its signature is forward({signature})"
+    return InputError(f"`{type(unwrapped(model)).__name__}.forward` {text}", help=help, missing=list(missing))
 
 
 def _count(number: int) -> str:
