@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.weak import TensorWeakRef
 
+from bnlint.graph.caches import without_fakes
 from bnlint.graph.fake import FakeMode, Unfollowable, cannot_follow, fake_state, quiet_failures, reason, to_fake
 from bnlint.graph.frames import Call, Owner, calling_line, owner, stop_at
 from bnlint.graph.memory import out_of_memory
@@ -306,6 +307,7 @@ def record(
     with ExitStack() as stack:
         if fake:
             stack.enter_context(quiet_failures())
+            stack.enter_context(without_fakes(model))
             mode = FakeMode(allow_non_fake_inputs=True)
             stack.enter_context(fake_state(model, mode))
             args, kwargs = map_tensors((args, kwargs), lambda t: to_fake(mode, t))
