@@ -95,20 +95,21 @@ def check_targets(
     targets: Sequence[str],
     plan: Plan,
     *,
+    only: Sequence[Check] | None = None,
     known: Baseline | None = None,
     on_stage: Event = _ignore,
     on_skip: Event = _ignore,
 ) -> Report:
     """Checks every model the targets name, in their order; without targets what the plan has configured.
 
-    Findings in the baseline `known` are silenced. `on_stage` hears the target and the stage that begins, `on_skip` a
-    class that is not checked and why.
+    `only` restricts the check to a part of that. Findings in the baseline `known` are silenced. `on_stage` hears the
+    target and the stage that begins, `on_skip` a class that is not checked and why.
     """
     from bnlint import worker
 
     rules = load_rules(plan.default.rule_paths)
     rows: dict[str, Checked] = {}
-    for row in wanted(targets, plan):
+    for row in wanted(targets, plan) if only is None else only:
         on_stage(row.target, "start")
         try:
             checks, skipped = _models(row, plan, on_stage)
@@ -120,8 +121,8 @@ def check_targets(
             if check.target not in rows:
                 on_stage(check.target, "start")
                 rows[check.target] = _checked(check, choose(rules, check.settings), on_stage)
-    whole = not targets or not plan.configured
-    report = settle(list(rows.values()), rules, known, whole=whole, complete=not targets)
+    whole = only is None and (not targets or not plan.configured)
+    report = settle(list(rows.values()), rules, known, whole=whole, complete=only is None and not targets)
     report.rule_paths = plan.default.rule_paths
     return report
 

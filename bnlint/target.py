@@ -64,7 +64,7 @@ def expand(texts: Sequence[str]) -> list[str]:
             found.append(text)
             continue
         folder = Path(text.replace("\\", "/"))
-        files = [path.as_posix() for path in _python_files(folder) if _defines_modules(path)]
+        files = [path.as_posix() for path in _python_files(folder) if defines_modules(path)]
         found += files
     return list(dict.fromkeys(found))
 
@@ -124,7 +124,7 @@ def _python_files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _defines_modules(path: Path) -> bool:
+def defines_modules(path: Path) -> bool:
     """Whether a class of the file derives from `nn.Something`, from a `…Module` or has a `forward` method."""
     try:
         source = path.read_bytes()

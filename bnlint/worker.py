@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import queue
@@ -73,6 +74,7 @@ def check(
             on_stage(job.target, stage)
 
     try:
+        _needs_torch(job)
         if not isolate:
             from bnlint import child
 
@@ -99,6 +101,7 @@ def discover(
         if on_stage is not None:
             on_stage(job.target, stage)
 
+    _needs_torch(job)
     if not isolate:
         from bnlint import child
 
@@ -107,6 +110,14 @@ def discover(
         {"kind": "discover", "job": job.to_json()}, job, timeout, memory_limit or _machine_memory(), emit
     )
     return answer["targets"], [(name, reason) for name, reason in answer["skipped"]]
+
+
+def _needs_torch(job: Job) -> None:
+    """Raises TargetFailed when torch is not there at all; whether it works shows when it is loaded."""
+    if importlib.util.find_spec("torch") is None:
+        message = f"torch is not installed in the environment that bnlint runs in ({sys.executable})"
+        help = "install torch and what the model needs there, or run bnlint in the environment of your project"
+        raise TargetFailed(job.target, engine_finding("BN901", message, help=help), job.device)
 
 
 def _supervise(request: dict[str, Any], job: Job, timeout: float, limit: int | None, emit: Emit) -> Any:

@@ -28,7 +28,7 @@ ORDER = (
     ("child",),
     ("report", "testing"),
     ("config",),
-    ("docgen", "suppress", "baseline"),
+    ("docgen", "suppress", "baseline", "changed"),
     ("settle",),
     ("api",),
     ("bnlint",),

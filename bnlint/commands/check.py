@@ -11,10 +11,11 @@ import click
 
 from bnlint import api
 from bnlint.baseline import Baseline, in_use
+from bnlint.changed import concerned
 from bnlint.commands.options import ENVIRONMENT, Command, checking, given, option, planned
 from bnlint.commands.outputs import Output, checked_outputs, parse_outputs, write_outputs
 from bnlint.commands.show import shown_settings, shown_targets
-from bnlint.config import Plan
+from bnlint.config import Check, Plan
 from bnlint.job import Report
 from bnlint.report import FORMATS
 from bnlint.report.terminal import Progress, colored, put, width
@@ -33,6 +34,7 @@ from bnlint.rule import Severity
     help="Lowest severity that makes the exit code 1.",
 )
 @option("Rules", "--exit-zero", is_flag=True, help="Exit with 0 instead of 1.")
+@option("Configuration", "--changed", is_flag=True, help="TARGETS are changed files: check the models they concern.")
 @option("Configuration", "--no-baseline", is_flag=True, help="Report known findings, too.")
 @option("Configuration", "--show-settings", is_flag=True, help="Print the settings of each target and stop.")
 @option("Configuration", "--show-targets", is_flag=True, help="Print what would be checked and stop.")
@@ -68,6 +70,7 @@ def check(
     baseline: str | None,
     no_baseline: bool,
     show_suppressed: bool,
+    changed: bool,
     show_settings: bool,
     show_targets: bool,
     **options: Any,
@@ -77,7 +80,7 @@ def check(
         raise click.UsageError("--quiet and --verbose exclude each other")
     if outputs and given(ctx).keys() & {"output_format", "output_file"}:
         raise click.UsageError("--output and --output-format or --output-file exclude each other")
-    plan = planned(ctx, targets, configs, isolated)
+    plan = planned(ctx, targets, configs, isolated, files=changed)
     if show_settings or show_targets:
         put("\n".join(shown_settings(plan, targets) if show_settings else shown_targets(plan, targets)), sys.stdout)
         return 0
@@ -85,16 +88,23 @@ def check(
     reports = checked_outputs(parse_outputs(outputs) or [Output(output_format, output_file)])
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
     known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
-    report = checked(targets, plan, quiet, known)
+    only = concerned(plan, targets) if changed else None
+    report = checked(targets, plan, quiet, known, only)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, show_suppressed)
     write_outputs(report, reports, look, color)
     code = report.exit_code(Severity(fail_on))
     return 0 if code == 1 and exit_zero else code
 
 
-def checked(targets: Sequence[str], plan: Plan, quiet: bool, known: Baseline | None = None) -> Report:
+def checked(
+    targets: Sequence[str],
+    plan: Plan,
+    quiet: bool = False,
+    known: Baseline | None = None,
+    only: Sequence[Check] | None = None,
+) -> Report:
     """The report; progress and what was skipped go to stderr."""
-    if not targets and not plan.configured:
+    if not targets and not plan.configured and only is None:
         where = f"{plan.config.name} configures none" if plan.config.file else "none is configured"
         raise click.UsageError(f"name a target, such as `bnlint check models/net.py:Net`; {where}")
     skipped: list[str] = []
@@ -102,11 +112,12 @@ def checked(targets: Sequence[str], plan: Plan, quiet: bool, known: Baseline | N
         report = api.check_targets(
             targets,
             plan,
+            only=only,
             known=known,
             on_stage=progress.stage,
             on_skip=lambda name, reason: skipped.append(f"skipped {name}: {reason}"),
         )
-    if not report.targets:
+    if not report.targets and only != []:
         skipped.append(f"no model to check in {', '.join(targets or [row.target for row in plan.configured])}")
     for line in [] if quiet else skipped:
         put(clean(line), sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -82,10 +83,13 @@ def checking(function: _Function) -> _Function:
     return function
 
 
-def planned(ctx: click.Context, targets: Sequence[str], configs: Sequence[str], isolated: bool) -> Plan:
-    """What the targets, the configuration and the options given, here or as a variable, say."""
-    paths = [target.path for target in map(parse, targets) if target.path is not None]
-    return Plan(find_config(folder_of(paths), configs, isolated=isolated), given(ctx))
+def planned(
+    ctx: click.Context, targets: Sequence[str], configs: Sequence[str], isolated: bool, *, files: bool = False
+) -> Plan:
+    """What the targets (or just files), the configuration and the options given, here or as a variable, say."""
+    named = map(Path, targets) if files else (parse(text).path for text in targets)
+    start = folder_of(path for path in named if path is not None)
+    return Plan(find_config(start, configs, isolated=isolated), given(ctx))
 
 
 def given(ctx: click.Context) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Which targets a change concerns: those whose file, or a local file that it imports, was changed. Runs no code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from bnlint.config import Check, Plan
+from bnlint.target import Target, defines_modules, expand, parse
+
+
+def concerned(plan: Plan, files: Iterable[str]) -> list[Check]:
+    """The configured targets that a change of the files concerns; without configured ones the models in the files."""
+    changed = {Path(file).resolve() for file in files}
+    if not plan.configured:
+        return [
+            Check(Path(file).as_posix(), plan.default)
+            for file in files
+            if Path(file).suffix == ".py" and defines_modules(Path(file))
+        ]
+    if plan.config.file is not None and plan.config.file.resolve() in changed:
+        return list(plan.configured)
+    rows = [Check(text, row.settings) for row in plan.configured for text in expand([row.target])]
+    return [row for row in rows if changed & local_files(row, plan.config.root)]
+
+
+def local_files(check: Check, root: Path) -> set[Path]:
+    """The files of the project that a target is made of, as far as its `import` statements tell."""
+    target, settings = parse(check.target), check.settings
+    roots = [root, root / "src", Path.cwd()]
+    start = list(_files_of(target, roots))
+    if settings.input_fn and ".py:" in settings.input_fn:
+        start.append(Path(settings.input_fn.rpartition(":")[0]))
+    return set(_closure([path.resolve() for path in start], [path.resolve() for path in roots]))
+
+
+def _files_of(target: Target, roots: Sequence[Path]) -> Iterator[Path]:
+    if target.path is not None:
+        yield target.path
+    else:
+        yield from _module_files(str(target.module).split("."), roots)
+
+
+def _closure(start: Iterable[Path], roots: Sequence[Path]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    waiting = list(start)
+    while waiting:
+        path = waiting.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        yield path
+        waiting += [found.resolve() for found in _imports(path, roots)]
+
+
+def _imports(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return
+    folders = [path.parent, *_above(path), *roots]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _module_files(alias.name.split("."), folders)
+        elif isinstance(node, ast.ImportFrom):
+            base = (node.module or "").split(".") if node.module else []
+            places = [path.parents[node.level - 1]] if 0 < node.level <= len(path.parents) else folders
+            for alias in node.names:
+                yield from _module_files([*base, alias.name], places)
+
+
+def _above(path: Path) -> Iterator[Path]:
+    """The folders that the packages around a file are imported from."""
+    for folder in path.parents:
+        if not (folder / "__init__.py").is_file():
+            break
+        yield folder.parent
+
+
+def _module_files(parts: Sequence[str], folders: Iterable[Path]) -> Iterator[Path]:
+    """The files that importing a module runs: its packages' and its own, in the first folder that has one."""
+    for folder in folders:
+        found, place = [], folder
+        for part in parts:
+            own, package = place / f"{part}.py", place / part / "__init__.py"
+            if own.is_file() or package.is_file():
+                found.append(own if own.is_file() else package)
+            place /= part
+            if not place.is_dir():
+                break
+        if found:
+            yield from found
+            return
