@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnlint.cache import Cache, default_folder
 from bnlint.config import Check, Chosen, ConfigError, Plan, Selection, Settings, choose, parse_size
-from bnlint.job import Report
+from bnlint.job import Job, Report
 from bnlint.registry import load_rules
 from bnlint.rule import Severity
 from bnlint.settle import Checked, settle
@@ -44,12 +46,13 @@ def check(
     preview: bool = False,
     static: bool = False,
     isolate: bool = True,
+    cache: bool = True,
 ) -> Report:
     """Checks a model, here, or a target such as `"path.py:Net"`, in a process of its own, and returns the report.
 
     `inputs` is a spec such as `"8x3x32x32"`, a list of specs, or, for a model, its arguments: a tensor, a tuple or a
-    dict. `input_fn`, `timeout`, `memory_limit` and `isolate` concern only targets given as text. Everything else means
-    what the option of `bnlint check` means.
+    dict. `input_fn`, `timeout`, `memory_limit`, `isolate` and `cache` concern only targets given as text. Everything
+    else means what the option of `bnlint check` means.
     """
     specs = (inputs,) if isinstance(inputs, str) else tuple(inputs) if _all_text(inputs) else ()
     settings = Settings(
@@ -68,6 +71,7 @@ def check(
         rule_paths=_texts(rule_paths),
         static=static,
         isolate=isolate,
+        cache=cache,
     )
     if not isinstance(model_or_target, (str, PathLike)):
         return _check_module(model_or_target, settings, None if specs else inputs)
@@ -139,19 +143,44 @@ def wanted(targets: Sequence[str], plan: Plan) -> list[Check]:
 def _checked(check: Check, chosen: Chosen, on_stage: Event) -> Checked:
     from bnlint import worker
 
-    job = check.settings.job(check.target, chosen.rules, chosen.options)
-    row = worker.check(job, **_limits(check.settings, on_stage))
+    job, cache = check.settings.job(check.target, chosen.rules, chosen.options), _cache(check.settings)
+    row = cache.report(job) if cache else None
+    if row is None:
+        row = worker.check(job, **_limits(check.settings, on_stage))
+        if cache:
+            cache.keep_report(job, row)
     return Checked(row, chosen, check.settings.inline_ignores)
+
+
+def _cache(settings: Settings) -> Cache | None:
+    """Where answers are kept, unless nothing is to be remembered or a debugger is to see everything happen."""
+    if not settings.cache or settings.debug or not settings.isolate:
+        return None
+    folder = Path(settings.cache_dir) if settings.cache_dir else default_folder()
+    return Cache(folder) if folder else None
+
+
+def _discovered(path: Path, settings: Settings, on_stage: Event) -> tuple[list[str], list[tuple[str, str]]]:
+    from bnlint import worker
+
+    job, cache = Job(path.as_posix()), _cache(settings)
+    found = cache.models(job) if cache else None
+    if found is None:
+        files: list[str] = []
+        found = worker.discover(path, files=files, **_limits(settings, on_stage))
+        if cache:
+            cache.keep_models(job, *found, files)
+    return found
 
 
 def _models(row: Check, plan: Plan, on_stage: Event) -> tuple[list[Check], list[tuple[str, str]]]:
     """The targets in a file given without a name, and what it leaves out; any other target is itself."""
-    from bnlint import target, worker
+    from bnlint import target
 
     parsed = target.parse(row.target)
     if parsed.path is None or parsed.attribute is not None or not parsed.path.is_file():
         return [row], []
-    names, skipped = worker.discover(parsed.path, **_limits(row.settings, on_stage))
+    names, skipped = _discovered(parsed.path, row.settings, on_stage)
     configured = {name: [check for check in plan.checks(name) if check in plan.configured] for name in names}
     checks = [check for name in names for check in configured[name] or [Check(name, row.settings)]]
     others = [check for check in plan.in_file(parsed.path) if check not in checks and check.target != row.target]

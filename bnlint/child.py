@@ -18,6 +18,7 @@ from bnlint import worker
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, Place, engine_finding
 from bnlint.target import TargetError
+from bnlint.watch_files import FilesRead
 from bnlint.worker import STAGES, Emit, TargetFailed
 
 _Result = TypeVar("_Result")
@@ -69,14 +70,16 @@ def _answer(request: dict[str, Any], channel: _Channel) -> None:
     gc.enable()
     start = time.perf_counter() - started
     job, limit = Job.from_json(request["job"]), request["limit"]
+    files = FilesRead()
     _limit_memory(limit)
     try:
         if request["kind"] == "discover":
             targets, skipped = discover(job, channel.stage, limit)
-            answer: dict[str, Any] = {"targets": targets, "skipped": skipped}
+            answer: dict[str, Any] = {"targets": targets, "skipped": skipped, "files": files()}
         else:
             report = check(job, channel.stage, limit)
             report.seconds = {"start": start, **report.seconds}
+            report.files = files()
             answer = report.to_dict()
     except TargetFailed as failure:
         channel.send({"event": "failed", "report": failure.report.to_dict()})

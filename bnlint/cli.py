@@ -14,6 +14,7 @@ import click
 import bnlint
 from bnlint.commands.baseline import baseline_group
 from bnlint.commands.check import check
+from bnlint.commands.clean import clean as clean_command
 from bnlint.commands.init import init_config
 from bnlint.commands.rules import rule, rules, version_command
 from bnlint.config import ConfigError
@@ -69,5 +70,5 @@ def cli() -> None:
     """
 
 
-for _command in (check, baseline_group, init_config, rules, rule, version_command):
+for _command in (check, baseline_group, init_config, clean_command, rules, rule, version_command):
     cli.add_command(_command)

@@ -60,6 +60,8 @@ class TargetReport:
     rules: int = 0  # how many rules ran
     ran: list[str] = field(default_factory=list)  # their codes
     classes: dict[str, list[int]] = field(default_factory=dict)  # lines of the classes it is built of, by file
+    files: list[str] = field(default_factory=list)  # of the user's, that the check read
+    cached: bool = False  # whether this is the answer of an earlier run
     findings: list[Finding] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -93,8 +93,12 @@ def discover(
     memory_limit: int | None = None,
     on_stage: Callable[[str, str], None] | None = None,
     isolate: bool = True,
+    files: list[str] | None = None,
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The targets of a file without a name, and (class, reason) for those left out; raises TargetFailed."""
+    """The targets of a file without a name, and (class, reason) for those left out; raises TargetFailed.
+
+    `files` is filled with the user's files that were read.
+    """
     job = Job(path.as_posix())
 
     def emit(stage: str) -> None:
@@ -109,6 +113,8 @@ def discover(
     answer = _supervise(
         {"kind": "discover", "job": job.to_json()}, job, timeout, memory_limit or _machine_memory(), emit
     )
+    if files is not None:
+        files += answer["files"]
     return answer["targets"], [(name, reason) for name, reason in answer["skipped"]]
 
 

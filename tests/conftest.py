@@ -1,8 +1,12 @@
 """What every test leaves behind of imports: nothing that another test could see."""
 
+import os
 import sys
+import tempfile
 
 import pytest
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bnlint-tests-")  # not the user's
 
 
 @pytest.fixture(autouse=True)

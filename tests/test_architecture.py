@@ -24,11 +24,11 @@ ORDER = (
     ("inputs",),
     ("build",),
     ("audit",),
-    ("worker",),
+    ("worker", "watch_files"),
     ("child",),
     ("report", "testing"),
     ("config",),
-    ("docgen", "suppress", "baseline", "changed"),
+    ("docgen", "suppress", "baseline", "changed", "cache"),
     ("settle",),
     ("api",),
     ("bnlint",),
@@ -38,7 +38,7 @@ ORDER = (
 )
 LAYERS = {name: layer for layer, names in enumerate(ORDER) for name in names}
 # Imports against that order: methods of the report that render it, the version, and the worker's inner half.
-UPWARD = {("job", "report"), ("report", "bnlint"), ("worker", "child")}
+UPWARD = {("job", "report"), ("report", "bnlint"), ("cache", "bnlint"), ("worker", "child")}
 TORCH_AT_TOP = {"build", "inputs", "graph", "signal"}
 FOR_RULES = {"rule", "graph", "signal"}
 RULE_CODE = re.compile(r"\bBN[1-8][0-9]{2}\b")

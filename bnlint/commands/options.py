@@ -62,6 +62,8 @@ _CHECKING = (
     option("Run", "--static/--no-static", help="Stop before the model runs on data: only modules and graph."),
     option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
     option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),
+    option("Run", "--cache/--no-cache", default=True, help="Answer for unchanged targets from earlier runs (default)."),
+    option("Run", "--cache-dir", metavar="FOLDER", help="Where these answers are; default: the user's cache folder."),
     option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
     option("Rules", "--select", multiple=True, metavar="RULES", help="Codes, prefixes (BN2), names, families or ALL."),
     option("Rules", "--extend-select", multiple=True, metavar="RULES", help="Run these, too."),

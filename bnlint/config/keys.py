@@ -171,5 +171,7 @@ KEYS = (
     Key("rules", RULE_TABLE, "Options of rules, by code or name.", {}),
     Key("output-format", Choice(FORMATS), "Format of the report on the terminal.", "full"),
     Key("rule-paths", TEXTS, "Files or folders with more rules.", []),
+    Key("cache", FLAG, "Answer for unchanged targets from earlier runs.", True),
+    Key("cache-dir", TEXT, "Folder of these answers; without it the user's, such as `~/.cache/bnlint`."),
     Key("isolate", FLAG, "A process for each target, or none.", True),
 )

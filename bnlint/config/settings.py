@@ -58,6 +58,8 @@ class Settings:
     per_module_ignores: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rule_paths: tuple[str, ...] = ()
     inline_ignores: bool = True
+    cache: bool = True
+    cache_dir: str | None = None  # the user's own when there is none
     root: str = ""  # the configuration's folder, where patterns and packages start
     static: bool = False
     isolate: bool = True

@@ -42,6 +42,7 @@ def _target(target: TargetReport) -> dict[str, Any]:
         "ops": target.ops,
         "parameters": target.parameters,
         "seconds": {stage: round(seconds, 3) for stage, seconds in target.seconds.items()},
+        "cached": target.cached,
         "skipped_rules": target.skipped_rules,
     }
 

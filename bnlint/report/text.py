@@ -154,7 +154,10 @@ def _numbers(target: TargetReport) -> str:
     rows = [(target.rules, "rule"), (target.ops, "op")]
     parts = [f"{n} {word}{'s' if n != 1 else ''}" for n, word in rows if n]
     parts += [f"on {clean(target.device)}"] if target.device != "cpu" else []
-    parts += [f"{sum(target.seconds.values()):.1f} s"] if target.seconds else []
+    if target.cached:
+        parts.append("unchanged since an earlier run")
+    elif target.seconds:
+        parts.append(f"{sum(target.seconds.values()):.1f} s")
     return ", ".join(parts)
 
 
