@@ -24,6 +24,7 @@ class SignalCollapse(Rule):
     ```python
     import torch.nn as nn
 
+    # also BN109
     class Net(nn.Module):
         def __init__(self, width=64, depth=6):
             super().__init__()
