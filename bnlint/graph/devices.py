@@ -10,7 +10,7 @@ from torch import fx
 
 from bnlint.graph.frames import resolve
 from bnlint.graph.model import Graph
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.ops import Kind, op_name, shape_of
 from bnlint.graph.syntax import moved_elsewhere
 
 _BY_FIRST = frozenset(("getitem", "setitem", "copy", "index"))  # work between devices; the first operand's stays
@@ -69,9 +69,12 @@ def _moves(node: fx.Node) -> bool:
 def is_made_without_device(node: fx.Node) -> bool:
     """True for calls such as `torch.zeros(n)` that name no device and take no tensor that tells one.
 
-    One that the function moves on some devices only (`if x.is_cuda: zeros = zeros.cuda()`) is not.
+    One that the function moves on some devices only (`if x.is_cuda: zeros = zeros.cuda()`) is not, and neither is one
+    without an entry, which stands for an argument left out.
     """
     if node.meta["kind"] is not Kind.FACTORY or node.all_input_nodes or node.kwargs.get("device") is not None:
+        return False
+    if 0 in (shape_of(node) or ()):
         return False
     call = node.meta.get("call")
     return call is None or not moved_elsewhere(call.code.co_filename, resolve(call).line)

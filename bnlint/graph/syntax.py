@@ -91,11 +91,21 @@ def call_on_line(filename: str, line: int, wanted: str) -> Span | None:
 
 
 def moved_elsewhere(filename: str, line: int) -> bool:
-    """True when the function assigns what this line makes again, moved: `zeros = zeros.cuda()` behind an `if`."""
+    """True when the function has another way for other devices.
+
+    Either it assigns what this line makes again, moved (`zeros = zeros.cuda()` behind an `if`), or the line is one side
+    of an `if` whose other side moves something.
+    """
     tree = _parse(_text(filename))
     around = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and _spans(n, line)] if tree else []
     if not around:
         return False
+    for choice in (n for n in ast.walk(around[-1]) if isinstance(n, ast.If)):
+        here, there = choice.body, choice.orelse
+        if any(_spans(row, line) for row in there):
+            here, there = there, here
+        if any(_spans(row, line) for row in here) and any(_moves(n) for row in there for n in ast.walk(row)):
+            return True
     rows = [n for n in ast.walk(around[-1]) if isinstance(n, ast.Assign)]
     names = {t.id for row in rows if _spans(row, line) for t in row.targets if isinstance(t, ast.Name)}
     return any(_moves(row.value, name) for row in rows for name in names if _assigns(row, name))
@@ -109,15 +119,12 @@ def _spans(node: ast.stmt, line: int) -> bool:
     return node.lineno <= line <= (node.end_lineno or 0)
 
 
-def _moves(value: ast.expr, name: str) -> bool:
-    """`name.cuda(…)`, `name.to(…)`, `name.type_as(…)`."""
+def _moves(value: ast.AST, name: str | None = None) -> bool:
+    """`name.cuda(…)`, `name.to(…)`, `name.type_as(…)`; of anything when there is no name."""
     func = value.func if isinstance(value, ast.Call) else None
-    return (
-        isinstance(func, ast.Attribute)
-        and func.attr in ("cuda", "to", "type_as", "type")
-        and isinstance(func.value, ast.Name)
-        and func.value.id == name
-    )
+    if not isinstance(func, ast.Attribute) or func.attr not in ("cuda", "to", "type_as", "type"):
+        return False
+    return name is None or (isinstance(func.value, ast.Name) and func.value.id == name)
 
 
 def _element(node: ast.expr, key: str) -> ast.expr | None:

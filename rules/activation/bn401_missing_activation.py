@@ -55,7 +55,8 @@ class MissingActivation(Rule):
     Known limits: pairs that are linear by design are not reported: low-rank and bottleneck pairs (the middle is
     narrower than both ends), a Linear without bias before another, depthwise-separable and other grouped convs,
     factorised kernels (1xk then kx1), transposed convs, patch embeddings, the output projection of attention, a Linear
-    that is reshaped into a map for a conv, outputs that more than one layer reads.
+    that is reshaped into a map for a conv, outputs that more than one layer reads, a projection before a strided conv
+    that keeps the channels. A 1x1 conv at the place where two classes meet is info.
 
     References: Goodfellow, Bengio & Courville 2016, Deep Learning, section 6.1; github.com/nutonomy/nuscenes-devkit
     issue 728, a real case; Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381), for linear bottlenecks by design.
@@ -79,11 +80,12 @@ class MissingActivation(Rule):
             if end is None or graph.kind(end) is not graph.kind(node) or not _would_be_one_map(graph, node, path):
                 continue
             pooled = any(_takes_maximum(graph, n) for n in path)
+            meant = pooled or _joins_classes(model, node, end)
             yield self.finding(
                 model.place(end),
                 f"no activation between `{node.target}` and `{end.target}`"
                 + ("; max pooling is all that is not linear" if pooled else ": together they are one linear map"),
-                severity=Severity.INFO if pooled else Severity.WARNING,
+                severity=Severity.INFO if meant else Severity.WARNING,
                 help=f"put an activation such as `nn.ReLU()` after `{node.target}`, or drop one of the two layers",
                 evidence={"first": str(node.target), "second": str(end.target)},
             )
@@ -115,7 +117,7 @@ def _would_be_one_map(graph: Graph, first: fx.Node, path: list[fx.Node]) -> bool
         return False
     if any(_is_grouped(graph, n) for n in (first, second)) or _ends_separable_conv(graph, first):
         return False
-    if _is_factor(graph, first) or _makes_patches(graph, second):
+    if _is_factor(graph, first) or _makes_patches(graph, second) or _resamples(graph, first, second):
         return False
     return not _factorised(*(getattr(graph.module(n), "kernel_size", None) for n in (first, second)))
 
@@ -191,6 +193,36 @@ def _makes_patches(graph: Graph, node: fx.Node) -> bool:
     module = graph.module(node)
     kernel = getattr(module, "kernel_size", None)
     return kernel is not None and kernel == getattr(module, "stride", None) and max(kernel) > 1
+
+
+def _is_pointwise(graph: Graph, node: fx.Node) -> bool:
+    kernel = getattr(graph.module(node), "kernel_size", None)
+    return kernel is not None and max(kernel) == 1
+
+
+def _resamples(graph: Graph, first: fx.Node, second: fx.Node) -> bool:
+    """A projection, then a strided conv that keeps the channels: the scale of a map is changed, as in DPT."""
+    stride, sizes = getattr(graph.module(second), "stride", (1,)), _sizes(graph, second)
+    return _is_pointwise(graph, first) and max(stride) > 1 and sizes is not None and sizes[0] == sizes[1]
+
+
+def _joins_classes(model: AuditedModel, first: fx.Node, second: fx.Node) -> bool:
+    """A 1x1 projection at the place where two classes meet: whoever joined them may have known."""
+    graph = model.graph
+    assert graph is not None
+    if not any(_is_pointwise(graph, n) for n in (first, second)):
+        return False
+    return _class_of_owner(model, first) is not _class_of_owner(model, second)
+
+
+def _class_of_owner(model: AuditedModel, node: fx.Node) -> type:
+    """The class whose text holds the layer: of the nearest module around it that is no container."""
+    from torch import nn
+
+    path = str(node.target).rpartition(".")[0]
+    while path and isinstance(model.modules.get(path), (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        path = path.rpartition(".")[0]
+    return type(model.modules.get(path, model.module))
 
 
 def _factorised(first: tuple[int, ...] | None, second: tuple[int, ...] | None) -> bool:

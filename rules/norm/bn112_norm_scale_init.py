@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from bnlint.graph.norms import Norms
 
 
+_SLOPE_AT_ZERO = frozenset(("silu", "gelu", "mish", "hardswish", "tanh", "elu", "selu", "celu", "leaky_relu", "prelu"))
+
+
 class NormScaleInit(Rule):
     """A norm starts with a scale near zero or a large shift, as if its weights had been initialised like a conv's.
 
@@ -144,7 +147,10 @@ def _mean(module: nn.Module, name: str) -> float | None:
 
 
 def _on_purpose(norms: Norms, node: fx.Node, module: nn.Module) -> bool:
-    """A constant small scale where a residual branch ends, or where something else scales the output."""
+    """A constant small scale where a residual branch ends, perhaps with an activation that has a slope at zero."""
+    from bnlint.graph.activations import activation_name
     from bnlint.graph.branches import ends_branch
 
-    return _is_constant(module.weight) and ends_branch(norms.graph, node)
+    graph = norms.graph
+    ends = [node, *(n for n in norms.readers(node) if activation_name(graph, n) in _SLOPE_AT_ZERO)]
+    return _is_constant(module.weight) and any(ends_branch(graph, end) for end in ends)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bnlint import Severity
+
 
 class Attention(nn.Module):
     """CrossViT, Perceiver IO: the output projection, then the projection to another width."""
@@ -36,10 +38,73 @@ def separable(conv, activation):
     )  # fmt: skip
 
 
+class Pyramid(nn.Module):
+    """FPN: lateral 1x1 convs onto one width, then a conv on every level."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(c, 2 * c, 3, 2, 1) for c in (4, 8, 16))
+        self.lateral = nn.ModuleList(nn.Conv2d(c, 8, 1) for c in (8, 16, 32))
+        self.smooth = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        levels = []
+        for conv in self.down:
+            x = conv(x).relu()
+            levels.append(x)
+        merged = [lateral(level) for lateral, level in zip(self.lateral, levels, strict=True)]
+        for i in (1, 0):
+            merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2)
+        return [smooth(level) for smooth, level in zip(self.smooth, merged, strict=True)]
+
+
+class Reassemble(nn.Module):
+    """DPT: tokens are projected, then brought to their scale by a strided conv."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection, self.resize = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 3, 2, 1)
+
+    def forward(self, x):
+        return self.resize(self.projection(x))
+
+
+class Head(nn.Module):
+    def __init__(self, kernel=3):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(16, 16, kernel, padding=kernel // 2), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        return self.out(F.relu(self.conv(x)))
+
+
+class Projected(nn.Module):
+    def __init__(self, kernel=1):
+        super().__init__()
+        self.body, self.project = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 16, kernel)
+
+    def forward(self, x):
+        return self.project(F.relu(self.body(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "severity"),
+    [
+        (nn.Sequential(Projected(), Head()), "2x8x8x8", Severity.INFO),  # a 1x1 projection where two classes meet
+        (nn.Sequential(Projected(3), Head()), "2x8x8x8", Severity.WARNING),
+        (nn.Sequential(nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 3), nn.ReLU()), "2x8x8x8", Severity.WARNING),
+    ],
+)
+def test_a_projection_between_two_classes_is_a_remark(found, model, shape, severity):
+    assert [f.severity for f in found(model, shape, select=["BN401"], info=True).values()] == [severity]
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
         (Attention(), "2x5x8"),
+        (Pyramid(), "2x4x32x32"),
+        (Reassemble(), "2x8x8x8"),
         (separable(nn.Conv2d, HardSwish()), "2x8x8x8"),
         (separable(SameConv, nn.ReLU()), "2x8x8x8"),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.Conv2d(8, 16, 4, 4)), "2x3x34x34"),

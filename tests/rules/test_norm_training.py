@@ -1,6 +1,7 @@
 """BN111 to BN113: norms that training moves, that start badly, that dropout disturbs."""
 
 import pytest
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -139,6 +140,35 @@ def test_zero_scale_without_a_skip_blocks_the_signal(severities):
 @pytest.mark.parametrize("scale", [0.0, 1e-4])
 def test_small_scale_at_the_end_of_a_branch_is_deliberate(severities, scale):
     assert severities("BN112", Block(scale), "4x3x8x8") == {}
+
+
+@pytest.mark.parametrize(("activation", "expected"), [(F.silu, {}), (F.gelu, {}), (F.relu, {"n": WARNING})])
+def test_zero_scale_behind_which_an_activation_ends_the_branch(severities, activation, expected):
+    """CSPDarkNet. A ReLU has no slope at zero, so that the scale never leaves it."""
+    model = Fn(lambda m, x: x + activation(m.n(m.c(x))), c=nn.Conv2d(3, 3, 1), n=nn.BatchNorm2d(3))
+    nn.init.zeros_(model.n.weight)
+    assert severities("BN112", model, "4x3x8x8") == expected
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    assert bool(model.n.weight.grad.any()) is not bool(expected)
+
+
+class AdaptiveBlock(nn.Module):
+    """DiT, adaLN-zero: shift, scale and gate come from a layer of zeros; the norm has no weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 8)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(8, 24))
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+
+    def forward(self, x, condition):
+        shift, scale, gate = self.modulation(condition).chunk(3, 1)
+        return x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+
+
+def test_adaptive_norms_that_start_at_zero(found):
+    assert found(AdaptiveBlock(), ["4x8", "4x8"]) == {}
 
 
 def test_uniform_and_trained_scales_are_left_alone(severities):

@@ -133,6 +133,15 @@ def zero_pads(m, x):
     return torch.cat([m.fc(x), pads], dim=1)
 
 
+def grid(n, is_cuda):
+    """ACmix: one line for each kind of device."""
+    if is_cuda:
+        row = torch.linspace(-1.0, 1.0, n).cuda()
+    else:
+        row = torch.linspace(-1.0, 1.0, n)
+    return row.unsqueeze(0)
+
+
 def to_a_variable(m, x):
     return m.fc(x.to(m.device))
 
@@ -151,6 +160,8 @@ def to_a_variable(m, x):
         (Fn(lambda m, x: m.fc(x).cpu()), "4x8"),
         (Fn(to_a_variable, device="cpu"), "4x8"),
         (Fn(zero_pads), "4x8"),
+        (Fn(lambda m, x: m.fc(x + grid(8, x.is_cuda))), "4x8"),
+        (Fn(lambda m, x: torch.cat([m.fc(x).flatten(), torch.empty([0])])), "4x8"),  # WavLM: an argument left empty
     ],
 )
 def test_follows_the_model(found, model, inputs):
