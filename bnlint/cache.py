@@ -7,7 +7,6 @@ interpreter, the device) and so is the content of every file of the user's that 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -101,7 +100,7 @@ class Cache:
     def _file(self, kind: str, job: Job) -> Path:
         question = [kind, job.to_json(), str(Path.cwd()), _here(), _rules(job.rule_paths)]
         question += [platform.node()] if job.device != "cpu" else []
-        return self.folder / f"{hashlib.sha256(json.dumps(question).encode()).hexdigest()}.json"
+        return self.folder / f"{_sha256(json.dumps(question).encode())}.json"
 
 
 def default_folder() -> Path | None:
@@ -154,6 +153,12 @@ def _digest(name: str) -> str | None:
     """What tells a file's content from another; None when it cannot be read."""
     try:
         size, changed = _state(Path(name))
-        return f"{size}-{changed}" if size > _HASHED else hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        return f"{size}-{changed}" if size > _HASHED else _sha256(Path(name).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # loads OpenSSL, and `--help` does without
+
+    return hashlib.sha256(data).hexdigest()

@@ -109,6 +109,12 @@ class Report:
 
         return render(self)
 
+    def _repr_html_(self) -> str:
+        """The report in a notebook."""
+        from bnlint.report.html import render
+
+        return render(self)
+
     def __str__(self) -> str:
         """The full text report without colour."""
         from bnlint.report.full import render

@@ -160,3 +160,22 @@ def test_importing_the_package_leaves_torch_alone(project: Path) -> None:
     code = "import sys, bnlint; bnlint.check; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("bnlint rule BN10", "BN101"),
+        ("bnlint rule norm-rank", "norm-rank-mismatch"),
+        ("bnlint check --select BN101,BN10", "BN101,BN102"),
+        ("bnlint check --ignore wir", "wiring"),
+        ("bnlint check --output-f", "--output-format"),
+        ("bnlint bas", "baseline"),
+    ],
+)
+def test_shells_complete_rules(words: str, offered: str) -> None:
+    code = "from bnlint.cli import cli; cli(prog_name='bnlint')"
+    told = {"_BNLINT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    environment = os.environ | told | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert f"plain,{offered}" in done.stdout.splitlines()

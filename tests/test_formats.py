@@ -312,3 +312,20 @@ def test_grouped_by_file() -> None:
     assert "   2:1  info[BN105] bias-before-norm: " not in text.split("models/my net.py:")[1].split("\n\n")[0]
     assert "  3:1  error[BN101] norm-rank-mismatch: " in text
     assert render(CASES["clean"], "grouped") == "a.py:Net: no findings"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_notebook_shows_a_table_of_text(case: str) -> None:
+    class Tags(html.parser.HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.seen.append(tag)
+            assert attrs == []
+
+    tags = Tags()
+    tags.feed(CASES[case]._repr_html_())
+    assert set(tags.seen) <= {"div", "table", "thead", "tbody", "tr", "th", "td", "p", "br"}
+    assert tags.seen.count("td") == 6 * len(CASES[case].findings)

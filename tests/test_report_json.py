@@ -45,7 +45,17 @@ SCHEMA = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["target", "status", "input", "device", "ops", "parameters", "seconds", "skipped_rules"],
+                "required": [
+                    "target",
+                    "status",
+                    "input",
+                    "device",
+                    "ops",
+                    "parameters",
+                    "seconds",
+                    "cached",
+                    "skipped_rules",
+                ],
                 "properties": {
                     "target": {"type": "string"},
                     "status": {"enum": ["ok", "partial", "failed"]},
@@ -54,6 +64,7 @@ SCHEMA = {
                     "ops": {"type": "integer"},
                     "parameters": {"type": "integer"},
                     "seconds": {"type": "object", "additionalProperties": {"type": "number"}},
+                    "cached": {"type": "boolean"},
                     "skipped_rules": {"type": "array", "items": {"required": ["code", "reason"]}},
                 },
             },

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
-from bnlint.config import DTYPES, LOSSES, MODES, Plan, find_config, folder_of, parse_size
+from bnlint.config import DTYPES, FAMILIES, LOSSES, MODES, Plan, find_config, folder_of, parse_size
 from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -49,6 +50,21 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return parse_size(value) if value else None
 
 
+def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers for a rule: codes, names and families; of a list separated by commas for the last one."""
+    from bnlint.registry import RegistryError, codes_by_name, load_rules
+
+    before, comma, word = incomplete.rpartition(",")
+    try:
+        names = codes_by_name(load_rules(ctx.params.get("rule_paths") or ()))
+    except RegistryError:
+        return []
+    found = {**{code: name for name, code in names.items()}, **names, **dict.fromkeys((*FAMILIES, "ALL"))}
+    near = sorted(key for key in found if key.lower().startswith(word.lower()))
+    return [CompletionItem(f"{before}{comma}{key}", help=found[key]) for key in near]
+
+
+_RULES: dict[str, Any] = {"multiple": True, "metavar": "RULES", "shell_complete": complete_rules}
 _CHECKING = (
     click.argument("targets", nargs=-1),
     option("Input", "--input", "inputs", multiple=True, metavar="SPEC", help="8x3x32x32, int64[8,9]<100, name=SPEC."),
@@ -65,9 +81,30 @@ _CHECKING = (
     option("Run", "--cache/--no-cache", default=True, help="Answer for unchanged targets from earlier runs (default)."),
     option("Run", "--cache-dir", metavar="FOLDER", help="Where these answers are; default: the user's cache folder."),
     option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
-    option("Rules", "--select", multiple=True, metavar="RULES", help="Codes, prefixes (BN2), names, families or ALL."),
-    option("Rules", "--extend-select", multiple=True, metavar="RULES", help="Run these, too."),
-    option("Rules", "--ignore", multiple=True, metavar="RULES", help="Do not run these; the more specific one wins."),
+    option(
+        "Rules",
+        "--select",
+        multiple=True,
+        metavar="RULES",
+        shell_complete=complete_rules,
+        help="Codes, prefixes (BN2), names, families or ALL.",
+    ),
+    option(
+        "Rules",
+        "--extend-select",
+        multiple=True,
+        metavar="RULES",
+        shell_complete=complete_rules,
+        help="Run these, too.",
+    ),
+    option(
+        "Rules",
+        "--ignore",
+        multiple=True,
+        metavar="RULES",
+        shell_complete=complete_rules,
+        help="Do not run these; the more specific one wins.",
+    ),
     option("Rules", "--preview/--no-preview", help="Also run rules that are in preview."),
     option("Rules", "--rule-path", "rule_paths", multiple=True, metavar="PATH", help="File or folder with more rules."),
     option("Rules", "--inline-ignores/--no-inline-ignores", default=True, help="Heed comments (default)."),

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import bnlint
-from bnlint.commands.options import ENVIRONMENT
+from bnlint.commands.options import ENVIRONMENT, complete_rules
 from bnlint.config import FAMILIES
 from bnlint.registry import load_rules, resolve
 from bnlint.report.terminal import put
@@ -36,7 +36,7 @@ def rules(as_json: bool, rule_paths: tuple[str, ...]) -> None:
 
 
 @click.command(context_settings=ENVIRONMENT)
-@click.argument("rule")
+@click.argument("rule", shell_complete=complete_rules)
 @click.option("--rule-path", "rule_paths", multiple=True, metavar="PATH", help="File or folder with more rules.")
 def rule(rule: str, rule_paths: tuple[str, ...]) -> None:
     """Explains one rule, given its code or its name."""
