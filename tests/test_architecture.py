@@ -32,7 +32,7 @@ ORDER = (
     ("settle",),
     ("api",),
     ("bnlint",),
-    ("commands",),
+    ("commands", "pytest_plugin"),
     ("cli",),
     ("__main__",),
 )
