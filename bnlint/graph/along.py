@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from bnlint.graph.axes import Axis, Origin, Role, holds_batch, is_batch, origins
+from bnlint.graph.loops import Loop, loops
 from bnlint.graph.model import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Graph
 from bnlint.graph.operands import operands
 from bnlint.graph.ops import Kind, argument, op_name, shape_of
@@ -55,6 +56,10 @@ def runs_along_batch(graph: Graph) -> Iterator[Along]:
             certain, why = _evidence(facts, node, source, dim)
             if why:
                 yield Along(node, shape, dim, certain, why)
+    for loop in loops(graph):
+        found = _loop(facts, loop)
+        if found is not None:
+            yield found
 
 
 class _Facts:
@@ -98,6 +103,20 @@ def _evidence(facts: _Facts, node: fx.Node, source: fx.Node, dim: int) -> tuple[
     if dim == 0 and (graph.shape(source), 1) in facts.positions[source]:
         return False, "positions are added along axis 1"
     return False, ""
+
+
+def _loop(facts: _Facts, loop: Loop) -> Along | None:
+    """A cell that steps from sample to sample, by what came before or by what reads its states."""
+    shape, axes = facts.graph.shape(loop.source), facts.graph.axes(loop.source)
+    if min(shape[:2]) < 2 or not axes[1] or axes[0] == axes[1]:
+        return None
+    certain, why = False, ""
+    if holds_batch(axes[0]) and not holds_batch(axes[1]):
+        certain, why = True, _treated_as_batch(facts, loop.source, axes[0])
+    if not why and loop.stacked is not None:
+        states = facts.graph.axes(loop.stacked)
+        certain, why = _read_as_time(facts.graph, loop.stacked, facts.readings(states[0], states[1]))
+    return Along(loop.cell, shape, 0, certain, why) if why else None
 
 
 def _batch_first(module: nn.Module | None) -> bool | None:

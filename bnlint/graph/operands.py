@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from bnlint.graph.axes import Axis, origins
 from bnlint.graph.axis_arguments import cat_dim
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind, op_name, shape_of
 
-COMBINING = (Kind.ADD, Kind.MUL, Kind.ELEMENTWISE, Kind.CAT, Kind.STACK, Kind.MATMUL)
+COMBINING = (Kind.ADD, Kind.MUL, Kind.ELEMENTWISE, Kind.CAT, Kind.STACK, Kind.MATMUL, Kind.RNN)
 MAKERS = frozenset((Kind.SAME, Kind.DROPOUT, Kind.ACTIVATION, Kind.NORM, Kind.RESHAPE, Kind.PERMUTE, Kind.EXPAND))
 
 
@@ -39,6 +39,8 @@ def clashes(graph: Graph, node: fx.Node) -> list[Clash]:
     """The clashing axes of the first pair of operands that do not fit; [] when all fit or the op is another."""
     rows = operands(node)
     kind = graph.kind(node)
+    if kind is Kind.RNN:
+        return _states(graph, node) if isinstance(graph.module(node), nn.RNNCellBase) else []
     if kind is Kind.MATMUL:
         return _product(graph, rows) if len(rows) == 2 and op_name(node) in ("matmul", "bmm", "mm", "rmatmul") else []
     if kind not in COMBINING or len(rows) < 2 or op_name(node) in ("setitem", "index_add", "index_copy", "scatter"):
@@ -83,6 +85,17 @@ def _broadcast(graph: Graph, a: fx.Node, b: fx.Node) -> list[Clash]:
         for i in range(1, min(len(x), len(y)) + 1)
         if x[-i] != y[-i] and 1 not in (x[-i], y[-i])
     ]
+
+
+def _states(graph: Graph, node: fx.Node) -> list[Clash]:
+    """A recurrent cell's input and state that hold another number of samples."""
+    rows = node.all_input_nodes
+    x = graph.shape(rows[0]) if rows else ()
+    return [
+        Clash(rows[0], row, -2, -2, (x[0], graph.shape(row)[0]))
+        for row in rows[1:]
+        if len(x) == len(graph.shape(row)) == 2 and x[0] != graph.shape(row)[0]
+    ][:1]
 
 
 def _joined(graph: Graph, node: fx.Node, a: fx.Node, b: fx.Node) -> list[Clash]:

@@ -55,6 +55,9 @@ def repair_module(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
         return Repair(_like(x, (*shape, module.embedding_dim), module.weight), "declared", error)
     if isinstance(module, nn.RNNBase) and x.ndim == 3:
         return _retry(module, (_like(x, (*x.shape[:-1], module.input_size), x),), error)
+    if isinstance(module, nn.RNNCellBase):
+        state = _like(x, (*x.shape[:-1], module.hidden_size), x)
+        return Repair((state, state) if isinstance(module, nn.LSTMCell) else state, "declared", error)
     if isinstance(module, nn.MultiheadAttention):
         return Repair((_like(x, (*x.shape[:-1], module.embed_dim), x), None), "declared", error)
     if isinstance(module, _NORMS):

@@ -76,12 +76,14 @@ class BatchAsSequence(Rule):
                 model.place(found.node),
                 f"`{cls}` runs along axis {found.dim} of {list(found.shape)}, which is the batch: {found.why}",
                 severity=Severity.ERROR if found.certain else Severity.WARNING,
-                help=_help(found.dim, len(found.shape)),
+                help=_help(cls, found.dim, len(found.shape)),
                 evidence={"shape": list(found.shape), "axis": found.dim},
             )
 
 
-def _help(dim: int, rank: int) -> str:
+def _help(cls: str, dim: int, rank: int) -> str:
+    if cls.endswith("Cell"):
+        return "step along the other axis: `for step in x.unbind(1)`, and `torch.stack(states, dim=1)`"
     if rank == 2:
         return "give it a time axis: `x.unsqueeze(1)` with `batch_first=True`, or use a Linear layer"
     if dim == 1:
