@@ -14,6 +14,7 @@ from bnlint.graph.loops import Loop, loops
 from bnlint.graph.model import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Graph
 from bnlint.graph.operands import operands
 from bnlint.graph.ops import Kind, argument, op_name, shape_of
+from bnlint.graph.packed import mispacked, unpacked
 
 Position = tuple[tuple[int, ...], int]
 
@@ -56,6 +57,13 @@ def runs_along_batch(graph: Graph) -> Iterator[Along]:
             certain, why = _evidence(facts, node, source, dim)
             if why:
                 yield Along(node, shape, dim, certain, why)
+    for node, shape, dim in mispacked(graph):
+        why = f"there is one length for each sample, and it looks for them at axis {dim}"
+        yield Along(node, shape, 1 - dim, True, why)
+    for back in unpacked(graph):
+        certain, why = _read_as_time(graph, back.node, facts.readings(back.time, back.batch))
+        if why:
+            yield Along(back.node, back.shape, back.dim, certain, why.replace("the other axis", f"axis {back.dim}"))
     for loop in loops(graph):
         found = _loop(facts, loop)
         if found is not None:
@@ -202,7 +210,8 @@ def _readings(graph: Graph, time: Axis, other: Axis) -> dict[fx.Node, _Reading]:
             if graph.kind(reader) is Kind.REDUCE and _reduced(axes, after, time, other):
                 pooled = f"`{op_name(reader)}` over the other axis follows"
             reading |= _Reading(picked, flattened, pooled)
-            if graph.kind(reader) in _KEEPS_AXES and any(axis == other for axis in after):
+            keeps = graph.kind(reader) in _KEEPS_AXES or op_name(reader) == "index_select"
+            if keeps and any(axis == other for axis in after):
                 reading |= found[reader]
         found[here] = reading
     return found

@@ -39,6 +39,7 @@ class Origin:
     guessed: bool = False  # made by a repair that had to guess
     resized_from: Origin | None = None  # the axis before a stride, pooling or slice changed its length
     parts: tuple[Axis, ...] = ()  # what a concatenation joined
+    packed: tuple[Axis, ...] = ()  # the batch and the time of a packed sequence, whose rows this counts
 
     @property
     def root(self) -> Origin:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bnlint.graph.axes import Atom, Axes, Axis, Origin, Role, fresh, roles, size_of
-from bnlint.graph.ops import Kind, op_name, shape_of
+from bnlint.graph.axes import Atom, Axes, Axis, Origin, Role, fresh, resized, roles, size_of
+from bnlint.graph.ops import Kind, argument, op_name, shape_of
 
 Shape = tuple[int, ...]
 
@@ -101,6 +101,8 @@ class AxisPass:
         if source.op == "placeholder":
             return self._input(node, shape, source.meta["batch"][tuple(keys)])
         rule = self.rules.get(source.meta["kind"])
+        if op_name(source) in PACKERS and keys == [0]:
+            return PACKERS[op_name(source)](source, shape) or self.by_shape(source, shape)
         if rule is None or error_guess(source):
             return self.by_shape(source, shape)
         source.meta["axis_key"] = keys
@@ -136,3 +138,28 @@ def error_guess(node: fx.Node) -> bool:
     """True when the value is a stand-in whose shape is a guess."""
     error = node.meta.get("error")
     return error is not None and error.repair == "guess"
+
+
+def _pack(node: fx.Node, shape: Shape) -> Axes | None:
+    x = data_axes(node)
+    if len(x) < 2:
+        return None
+    rows = fresh(Role.SEQUENCE, node.name, 0, shape[0])
+    for atom in rows:
+        atom.origin.packed = (x[0], x[1]) if argument(node, 2, "batch_first", False) else (x[1], x[0])
+    return (rows, *x[2:])
+
+
+def _unpack(node: fx.Node, shape: Shape) -> Axes | None:
+    rows, *rest = data_axes(node) or ((),)
+    if len(rows) != 1 or not rows[0].origin.packed:
+        return None
+    batch, time = rows[0].origin.packed
+    order = (batch, time) if argument(node, 2, "batch_first", False) else (time, batch)
+    return (*(resized(axis, node.name, i, shape[i]) for i, axis in enumerate(order)), *rest)
+
+
+PACKERS: Mapping[str, Callable[[fx.Node, Shape], Axes | None]] = {
+    "pack_padded_sequence": _pack,
+    "pad_packed_sequence": _unpack,
+}

@@ -96,6 +96,8 @@ def repair_function(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], e
             return Repair(_like(a, (*a.shape[:-1], b.shape[-1]), a), "guess", error)
     if name == "pad" and len(args) > 1:
         return _pad(x, args[1], error)
+    if name == "pack_padded_sequence" and len(operands) > 1:
+        return _packed(x, operands[1], error)
     if name.startswith(("max_pool", "avg_pool")) and len(args) > 1:
         return Repair(_like(x, _shrunk(x, args[1], kwargs.get("stride")), x), "guess", error)
     return None
@@ -154,6 +156,12 @@ def _pad(x: torch.Tensor, edges: Any, error: Exception) -> Repair | None:
     for i in range(0, len(edges), 2):
         shape[-1 - i // 2] = max(2, shape[-1 - i // 2] + edges[i] + edges[i + 1])
     return Repair(_like(x, shape, x), "guess", error)
+
+
+def _packed(x: torch.Tensor, lengths: torch.Tensor, error: Exception) -> Repair:
+    """Rows and batch sizes as the lengths say; only real tensors get here, fake ones cannot follow lengths."""
+    sizes = torch.stack([(lengths > step).sum() for step in range(int(lengths.max()))]).cpu()
+    return Repair((_like(x, (int(lengths.sum()), *x.shape[2:]), x), sizes), "declared", error)
 
 
 def _result(x: torch.Tensor, name: str) -> torch.Tensor:

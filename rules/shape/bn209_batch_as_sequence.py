@@ -67,14 +67,18 @@ class BatchAsSequence(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """An error where layers before or after contradict the layer's layout, a warning where they only suggest it."""
         from bnlint.graph.along import runs_along_batch
+        from bnlint.graph.ops import op_name
 
         graph = model.graph
         assert graph is not None
         for found in runs_along_batch(graph):
-            cls = found.node.meta["class"]
+            cls = op_name(found.node)
+            does = "gives the batch at" if cls == "pad_packed_sequence" else "runs along"
             yield self.finding(
                 model.place(found.node),
-                f"`{cls}` runs along axis {found.dim} of {list(found.shape)}, which is the batch: {found.why}",
+                f"`{cls}` {does} axis {found.dim} of {list(found.shape)}"
+                + (", which is the batch" if does == "runs along" else "")
+                + f": {found.why}",
                 severity=Severity.ERROR if found.certain else Severity.WARNING,
                 help=_help(cls, found.dim, len(found.shape)),
                 evidence={"shape": list(found.shape), "axis": found.dim},
@@ -82,6 +86,8 @@ class BatchAsSequence(Rule):
 
 
 def _help(cls: str, dim: int, rank: int) -> str:
+    if cls in ("pack_padded_sequence", "pad_packed_sequence"):
+        return f"pass `batch_first={dim == (cls == 'pad_packed_sequence')}` to `{cls}`"
     if cls.endswith("Cell"):
         return "step along the other axis: `for step in x.unbind(1)`, and `torch.stack(states, dim=1)`"
     if rank == 2:
