@@ -146,6 +146,51 @@ def test_impossible_feature_count_is_noted(found):
     assert "not a multiple of the 16 channels" in only(found(model, "2x3x8x8"), "BN204").note
 
 
+# -- BN203: results joined along the batch --------------------------------------------------------------------------
+
+
+def branches(count, features, then=lambda y: y, dim=0):
+    """view-12: several branches, joined, and read by one layer."""
+
+    def forward(m, x):
+        return then(m.head(torch.cat([torch.relu(m.get_submodule(f"b{i}")(x)) for i in range(count)], dim)))
+
+    return Fn(forward, **{f"b{i}": nn.Linear(8, 16) for i in range(count)}, head=nn.Linear(features, 5))
+
+
+@pytest.mark.parametrize(
+    ("features", "loss", "severity"),
+    [(16, None, Severity.WARNING), (16, "cross_entropy", Severity.ERROR), (96, None, Severity.ERROR)],
+)
+def test_results_below_each_other(found, features, loss, severity):
+    rows = found(branches(6, features), "10x8", loss=loss)
+    assert [code for code, _ in rows] == ["BN203"]
+    (finding,) = rows.values()
+    assert finding.severity is severity and "dim=1" in finding.help
+    assert finding.evidence == {"parts": 6, "batch": 10}
+
+
+PAIR = {"a": nn.Linear(8, 16), "b": nn.Linear(8, 16), "head": nn.Linear(16, 5)}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        branches(6, 96, dim=1),
+        branches(2, 16, lambda y: y.chunk(2)),
+        branches(2, 16, lambda y: y[:4] - y[4:]),
+        branches(2, 16, lambda y: y.view(2, 4, 5).mean(0)),
+        branches(2, 16, lambda y: y.split(4)[1]),
+        Fn(lambda m, x: torch.cat([m.a(x), m.b(x)]), **PAIR),  # two encoders, contrasted by the loss
+        Fn(lambda m, x: m.head(torch.cat([m.a(x), m.a(x.flip(1))])), **PAIR),  # two views, one encoder
+        Fn(lambda m, x: m.head(torch.cat([x, x + 1])), head=nn.Linear(8, 5)),
+        Fn(lambda m, x: m.head(torch.cat([m.a(x), m.b(x[:2])])), **PAIR),
+    ],
+)
+def test_joined_on_purpose_is_silent(found, model):
+    assert "BN203" not in {code for code, _ in found(model, "4x8")}
+
+
 # -- BN204 ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,13 +1,14 @@
-"""BN206, BN209 and BN117: shape bugs that raise nothing, and the look-alikes that must stay silent."""
+"""BN206 and BN117: shape bugs that raise nothing, and the look-alikes that must stay silent."""
 
 import pytest
 import torch
-from nets import Fn, codes, conv, tokens
+from nets import Fn, codes, conv, one, tokens
 from torch import nn
 
 from bnlint import Severity
 
 F = nn.functional
+
 
 # -- BN206 ---------------------------------------------------------------------------------------------------------
 
@@ -48,87 +49,32 @@ def test_deliberate_pairs_are_silent(found, forward):
     assert codes(found(Fn(forward, **COLUMN), "4x5"), "BN206") == []
 
 
-# -- BN209 ---------------------------------------------------------------------------------------------------------
-
-
-def rnn(read, **options):
-    return Fn(lambda m, x: m.h(read(m.r(torch.relu(m.f(x))))), f=nn.Linear(5, 8), r=nn.LSTM(8, 6, **options), h=nn.Linear(6, 3))  # fmt: skip
-
-
-def after_conv(layer, arrange, read):
-    return Fn(lambda m, x: m.h(read(m.r(arrange(m.a(x))))), a=conv(), r=layer, h=nn.Linear(16, 3))
-
-
-def encoder(**options):
-    return nn.TransformerEncoderLayer(16, 2, 32, 0.0, **options)
-
-
-class Positions(nn.Module):
-    def __init__(self, shape):
-        super().__init__()
-        self.f, self.h = nn.Linear(5, 16), nn.Linear(16, 3)
-        self.table = nn.Parameter(torch.randn(*shape))
-        self.encoder = nn.TransformerEncoder(encoder(), 2, enable_nested_tensor=False)
-
-    def forward(self, x):
-        return self.h(self.encoder(self.f(x) + self.table))
-
-
-ALONG = {
-    "bf-01: after a conv": (after_conv(nn.LSTM(16, 16), tokens, lambda y: y[0]), "4x3x8x12", Severity.ERROR),
-    "last step": (rnn(lambda y: y[0][:, -1]), "4x10x5", Severity.ERROR),
-    "last step of the other layout": (rnn(lambda y: y[0][-1], batch_first=True), "4x10x5", Severity.ERROR),
-    "flattened steps": (Fn(lambda m, x: m.h(m.r(torch.relu(m.f(x)))[0].reshape(x.shape[0], -1)), f=nn.Linear(5, 8), r=nn.GRU(8, 6), h=nn.Linear(60, 3)), "4x10x5", Severity.ERROR),
-    "bf-05: rows of a table": (Fn(lambda m, x: m.h(m.r(m.e(x)).reshape(x.shape[0], -1)), e=nn.Embedding(9, 16), r=nn.TransformerEncoder(encoder(), 2, enable_nested_tensor=False), h=nn.Linear(160, 3)), "int64[4,10]<9", Severity.ERROR),
-    "pooled steps": (rnn(lambda y: y[0].mean(1)), "4x10x5", Severity.WARNING),
-    "positions along axis 1": (Positions((1, 10, 16)), "4x10x5", Severity.WARNING),
-    "permuted twice": (after_conv(nn.GRU(16, 16, batch_first=True), lambda y: tokens(y).transpose(0, 1), lambda y: y[0]), "4x3x8x12", Severity.ERROR),
-    "features as one sequence": (after_conv(nn.LSTM(16, 16), lambda y: y.mean((2, 3)), lambda y: y[0]), "4x3x8x12", Severity.ERROR),
-}  # fmt: skip
-
-
-def windowed(m, x):
-    y = m.a(x).permute(0, 2, 3, 1)
-    n, h, w, c = y.shape
-    y = y.view(n, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, c)
-    return m.h(m.r(y, y, y)[0]).view(n, h // 4, w // 4, 4, 4, 3)
-
-
-ALONG["bf-03: windows"] = (
-    Fn(windowed, a=conv(), r=nn.MultiheadAttention(16, 2), h=nn.Linear(16, 3)), "2x3x8x12", Severity.ERROR,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ALONG)
-def test_runs_along_the_batch(found, name):
-    model, shape, severity = ALONG[name]
-    rows = found(model, shape)
-    assert codes(rows, "BN209") == ["BN209"]
-    (finding,) = (f for (code, _), f in rows.items() if code == "BN209")
-    assert finding.severity is severity
-
-
 @pytest.mark.parametrize(
-    ("model", "shape"),
+    "forward",
     [
-        (rnn(lambda y: y[0][:, -1], batch_first=True), "4x10x5"),
-        (rnn(lambda y: y[0][-1]), "10x4x5"),  # consistent with (L, N, C)
-        (rnn(lambda y: y[1][0][-1]), "10x4x5"),
-        (rnn(lambda y: y[0]), "10x4x5"),
-        (rnn(lambda y: y[0].mean(0)), "10x4x5"),
-        (Fn(lambda m, x: m.h(m.r(m.f(x).transpose(0, 1))[0].transpose(0, 1)[:, -1]), f=nn.Linear(5, 8), r=nn.LSTM(8, 6), h=nn.Linear(6, 3)), "4x10x5"),
-        (after_conv(nn.LSTM(16, 16), lambda y: y.mean(2).permute(2, 0, 1), lambda y: y[0]), "4x3x8x12"),  # text lines
-        (after_conv(nn.LSTM(16, 16, batch_first=True), tokens, lambda y: y[0]), "4x3x8x12"),
-        (after_conv(encoder(batch_first=True), tokens, lambda y: y[:, 0]), "4x3x8x12"),
-        (after_conv(encoder(), lambda y: tokens(y).transpose(0, 1), lambda y: y[0]), "4x3x8x12"),
-        (after_conv(encoder(), lambda y: y.mean((2, 3)).unsqueeze(1), lambda y: y.squeeze(1)), "4x3x8x12"),  # BatchFormer
-        (after_conv(nn.LSTM(16, 16), lambda y: y.mean((2, 3)).view(2, 4, 16), lambda y: y[0]), "8x3x8x12"),  # frames
-        (Positions((10, 1, 16)), "10x4x5"),
-        (nn.LSTM(5, 8), None),
+        lambda m, x: m.v(x).sigmoid() * m.f(x).amax(1),
+        lambda m, x: m.f(x).mean(1) - m.v(x),
+        lambda m, x: m.v(x) + (m.f(x)[:, :1] * 2).squeeze(1),
     ],
-)  # fmt: skip
-def test_consistent_layouts_are_silent(found, model, shape):
-    assert codes(found(model, shape), "BN209", "BN205") == []
+)
+def test_map_against_mask(found, forward):
+    rows = found(Fn(forward, f=conv(3, 8), v=conv(3, 1)), "4x3x6x7")
+    assert one(rows, "BN206").evidence == {"shapes": [[4, 1, 6, 7], [4, 6, 7]]}
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.score = conv(3, 1)
+
+    def forward(self, x, mask):
+        return self.score(x).sigmoid() * mask
+
+
+@pytest.mark.parametrize(("shape", "wanted"), [((4, 6, 7), ["BN206"]), ((4, 1, 6, 7), []), ((6, 7), [])])
+def test_mask_that_is_an_input(found, shape, wanted):
+    rows = found(Masked(), {"x": torch.randn(4, 3, 6, 7), "mask": torch.ones(shape)})
+    assert codes(rows, "BN206") == wanted
 
 
 # -- BN117 ---------------------------------------------------------------------------------------------------------

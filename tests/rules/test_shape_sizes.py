@@ -96,6 +96,38 @@ def test_kernel_larger_than_its_map(found, model, shape):
     assert only(found(model, shape), "BN208").severity is Severity.ERROR
 
 
+def down(*layers, rank=2):
+    first = (nn.Conv1d, nn.Conv2d)[rank - 1](3, 8, 3, stride=4, padding=1)
+    return nn.Sequential(first, nn.Tanh(), *layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "smallest"),
+    [
+        (down(nn.ReflectionPad2d(3), nn.Conv2d(8, 8, 7)), "2x3x8x16", [13, 13]),
+        (down(nn.ReflectionPad2d((0, 1, 3, 0)), nn.Conv2d(8, 8, 1)), "2x3x8x16", [13, 5]),
+        (down(nn.Conv2d(8, 8, 7, padding=3, padding_mode="reflect")), "2x3x8x16", [13, 13]),
+        (down(nn.Conv2d(8, 8, 7, padding=3, padding_mode="circular")), "2x3x8x16", [9, 9]),
+        (down(nn.ReflectionPad1d(3), nn.Conv1d(8, 8, 7), rank=1), "2x3x8", [13]),
+        (down(Fn(lambda m, x: F.pad(x, (3, 3, 3, 3), mode="reflect"))), "2x3x8x16", [13, 13]),
+        (down(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 7)), "2x3x8x16", [17, 17]),
+    ],
+)
+def test_padding_and_the_smallest_input(found, model, shape, smallest):
+    finding = only(found(model, shape), "BN208")
+    assert finding.evidence["smallest_input"] == smallest
+    assert runs(model, (2, 3, *smallest))
+    assert not any(runs(model, (2, 3, *(n - (i == at) for i, n in enumerate(smallest)))) for at in range(len(smallest)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [down(nn.ReflectionPad2d(3)), down(nn.ZeroPad2d(9)), down(nn.ReplicationPad2d(9)), down(nn.CircularPad2d(4))],
+)
+def test_padding_that_fits_is_silent(found, model):
+    assert found(model, "2x3x16x16") == {}
+
+
 def test_kernel_as_large_as_its_map_is_silent(found):
     assert found(nn.Sequential(nn.Conv2d(3, 8, 7), nn.Tanh(), nn.Flatten()), "2x3x7x7") == {}
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets import Fn, codes, conv
+from nets import Fn, codes, conv, one
 from torch import nn
 
 from bnlint import Severity
@@ -156,3 +156,81 @@ WELL_MADE = {
 def test_well_made_reshapes_are_silent(found, name):
     rows = found(*WELL_MADE[name])
     assert {key for key in rows if key[0].startswith("BN2")} == set()
+
+
+# -- equally long axes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (reshaped(lambda m, y: m.f(y.view(y.shape[0], -1, y.shape[1])), f=nn.Linear(16, 5))[0], "2x3x4x4"),
+        (reshaped(lambda m, y: m.f(y.view(y.shape[0], *y.shape[2:], 16)), f=nn.Linear(16, 5))[0], "2x3x16x16"),
+        (
+            Fn(lambda m, x: m.f(m.e(x).reshape(x.shape[1], x.shape[0], 7)), e=nn.Linear(5, 7), f=nn.Linear(7, 3)),
+            "6x6x5",
+        ),
+    ],
+)
+def test_equally_long_axes(found, model, shape):
+    finding = one(found(model, shape), "BN205")
+    assert finding.severity is Severity.WARNING and "larger input" in finding.note
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (reshaped(lambda m, y: m.f(y.flatten(2).transpose(1, 2)), f=nn.Linear(16, 5))[0], "2x3x4x4"),
+        (reshaped(lambda m, y: m.f(y.view(y.shape[0], 16, -1).mean(2)), f=nn.Linear(16, 5))[0], "2x3x4x4"),
+        (
+            reshaped(lambda m, y: m.f(y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, 16)), f=nn.Linear(16, 5))[0],
+            "2x3x4x4",
+        ),
+        (Fn(windows, a=conv(), f=nn.Linear(16, 16)), "4x3x16x16"),
+        (heads(lambda y, n, t: y.transpose(1, 2).reshape(n, t, 24)), "4x4x24"),
+    ],
+)
+def test_equally_long_axes_of_well_made_models_are_silent(found, model, shape):
+    assert codes(found(model, shape), "BN205") == []
+
+
+# -- transpositions that an option turns on ------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """Informer's attention layer: `mix` is a constructor argument of its own."""
+
+    def __init__(self, mix, always=False):
+        super().__init__()
+        self.q, self.o, self.mix, self.always = nn.Linear(24, 24), nn.Linear(24, 24), mix, always
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        y = self.q(x).view(n, t, 4, 6).transpose(1, 2)
+        y = ((y @ y.transpose(-1, -2) / 6**0.5).softmax(-1) @ y).transpose(1, 2)
+        if self.mix:
+            y = y.transpose(2, 1).contiguous()
+        if self.always or t > 10**6:
+            y = y.transpose(2, 1).contiguous()
+        return self.o(y.reshape(n, t, -1))
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"), [(Mixed(True), []), (Mixed(False), []), (Mixed(False, always=True), ["BN205"])]
+)
+def test_an_option_that_transposes_is_meant(found, model, wanted):
+    assert codes(found(model, "2x10x24"), "BN205") == wanted
+
+
+def registers(m, x):
+    """MaxViT with registers: windows by blocks, register tokens joined and cut off, then windows by a grid."""
+    y = m.a(x).permute(0, 2, 3, 1)
+    n, h, w, c = y.shape
+    y = y.view(n, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, c)
+    y = m.f(torch.cat([y.mean(1, keepdim=True), y], 1))[:, 1:]
+    y = y.reshape(n, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+    return m.f(y.reshape(n, c, 4, h // 4, 4, w // 4).permute(0, 3, 5, 2, 4, 1).reshape(-1, 16, c))
+
+
+def test_windows_of_two_kinds_are_silent(found):
+    assert codes(found(Fn(registers, a=conv(), f=nn.Linear(16, 16)), "2x3x8x12"), "BN205") == []
