@@ -31,6 +31,7 @@ from bnlint.graph.memory import out_of_memory
 from bnlint.graph.names import ModuleNames, tensor_names
 from bnlint.graph.nest import map_tensors, plain, select, tensors
 from bnlint.graph.repair import Repair, repair_function, repair_module
+from bnlint.graph.sharded import sharded
 
 Observer = Callable[[fx.Node, Any], None]
 
@@ -187,7 +188,8 @@ class Recorder(TorchFunctionMode):
             self._freeze(args[0])
         failed = None
         try:
-            output = func(*args, **kwargs)
+            with self._opaque():
+                output = func(*args, **kwargs)
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -203,6 +205,15 @@ class Recorder(TorchFunctionMode):
         if name.endswith("_") and isinstance(changed, torch.Tensor) and args and changed is args[0]:
             self._write_through_view(changed, node)
         return output
+
+    @contextmanager
+    def _opaque(self) -> Iterator[None]:
+        """What an op runs inside, such as the autograd function of a custom op, is not recorded."""
+        self.in_leaf = True
+        try:
+            yield
+        finally:
+            self.in_leaf = False
 
     def _freeze(self, tensor: Any) -> None:
         entry = self.known.get(id(tensor))
@@ -305,6 +316,8 @@ def record(
     """
     kwargs = dict(kwargs or {})
     with ExitStack() as stack:
+        if fake and sharded(model):
+            raise Unfollowable("the model is sharded by FSDP", None)
         if fake:
             stack.enter_context(quiet_failures())
             stack.enter_context(without_fakes(model))

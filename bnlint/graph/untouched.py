@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bnlint.graph.names import parameters_of
+from bnlint.graph.sharded import put_apart
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def untouched(model: nn.Module, *, values: bool = False, parameters: bool = Fals
     try:
         yield
     finally:
+        put_apart(model)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
         for module, saved in attributes:

@@ -152,5 +152,12 @@ def to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
         return {}
     device = flat[-1].device
     exact = torch.float64 if device.type == "cpu" else torch.float32
-    values = iter(torch.stack([number.to(device=device, dtype=exact) for number in flat]).tolist())
+    values = iter(torch.stack([_whole(number).to(device=device, dtype=exact) for number in flat]).tolist())
     return {name: [next(values) for _ in row] for name, row in rows.items()}
+
+
+def _whole(number: torch.Tensor) -> torch.Tensor:
+    """A number that processes hold parts of (a DTensor), as the sum of the parts."""
+    join = getattr(number, "full_tensor", None)
+    whole: torch.Tensor = join() if join is not None else number
+    return whole
