@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-_CONTAINERS = (list, tuple, dict, set, frozenset)
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 
 
 def held_outside(model: nn.Module) -> dict[str, nn.Module]:
@@ -34,7 +35,7 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _modules_in(value: Any, where: str, depth: int = 3) -> Iterator[tuple[str, nn.Module]]:
+def _modules_in(value: Any, where: str, depth: int = 8) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(value, nn.Module):
         yield where, value
     elif isinstance(value, _CONTAINERS) and depth:

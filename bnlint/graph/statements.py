@@ -63,6 +63,28 @@ def calls_after_construction(model: nn.Module, name: str) -> bool:
     return False
 
 
+def set_once(module: nn.Module, name: str) -> float | None:
+    """The number that the text assigns to `self.<name>` outside `__init__`; None unless that is the only assignment."""
+    found: list[ast.expr | None] = []
+    for cls in type(module).__mro__:
+        text = class_text(cls) if not cls.__module__.startswith(("torch.", "builtins")) else None
+        for method in (n for n in text.node.body if isinstance(n, ast.FunctionDef)) if text is not None else ():
+            if method.name != "__init__":
+                found += _assigned_to(method, name)
+    only = found[0] if len(found) == 1 else None
+    value = only.value if isinstance(only, ast.Constant) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _assigned_to(method: ast.FunctionDef, name: str) -> Iterator[ast.expr | None]:
+    """What is assigned; None for `+=`, as in a counter."""
+    for node in ast.walk(method):
+        if isinstance(node, ast.Assign) and any(self_attribute(target) == name for target in node.targets):
+            yield node.value
+        elif isinstance(node, ast.AugAssign) and self_attribute(node.target) == name:
+            yield None
+
+
 def _called(method: ast.FunctionDef) -> set[str]:
     """The names of the methods that a method calls, on whatever."""
     calls = (node.func for node in ast.walk(method) if isinstance(node, ast.Call))

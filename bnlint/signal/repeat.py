@@ -32,6 +32,7 @@ class Repeat:
     difference: float  # of the outputs, relative to the largest entry; infinite when they differ in number or shape
     changed: tuple[fx.Node, ...] = ()  # ops of the first pass that got the same tensors and gave others, in order
     buffers: tuple[str, ...] = ()  # buffers that a pass wrote to
+    numbers: tuple[str, ...] = ()  # plain numbers of modules that the passes left at another value
 
 
 def repeat(model: nn.Module, first: Call, second: Call) -> Repeat:
@@ -41,12 +42,25 @@ def repeat(model: nn.Module, first: Call, second: Call) -> Repeat:
     """
     with torch.no_grad(), training_mode(model, False):
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        numbers = _plain_numbers(model)
         one, prints = _pass(model, first)
         moved = [name for name, b in model.named_buffers() if name in before and not _equal(b, before[name])]
         two, again = _pass(model, second)
     difference = _difference([t for _, t in tensors(one.output)], [t for _, t in tensors(two.output)])
     changed = _changed(one.graph, two.graph, prints, again) if difference > 0 else ()
-    return Repeat(Graph(one, model), difference, changed, tuple(moved))
+    now = _plain_numbers(model)
+    left = tuple(path for path, value in numbers.items() if now.get(path, value) != value)
+    return Repeat(Graph(one, model), difference, changed, tuple(moved), left)
+
+
+def _plain_numbers(model: nn.Module) -> dict[str, float]:
+    """Attributes such as a dropout rate, by path."""
+    return {
+        f"{path}.{key}".lstrip("."): value
+        for path, module in model.named_modules()
+        for key, value in vars(module).items()
+        if type(value) in (int, float)
+    }
 
 
 def _pass(model: nn.Module, call: Call) -> tuple[Recording, dict[str, list[float]]]:

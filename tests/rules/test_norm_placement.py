@@ -63,6 +63,7 @@ def test_neither_bias_nor_norm(severities):
     "model",
     [
         discriminator(bias=True),
+        nn.TransformerEncoderLayer(8, 2, 16, bias=False, batch_first=True),  # projections of a transformer
         SqueezeExcite(),
         nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 8, groups=8), *block(8, 8)),  # depthwise separable
         nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 2, 1), conv(2, 8, 1), nn.BatchNorm2d(8)),  # low rank
@@ -74,7 +75,8 @@ def test_neither_bias_nor_norm(severities):
     ],
 )
 def test_bias_free_by_design(severities, model):
-    assert severities("BN106", model, "4x3x32x32") == {}
+    inputs = "4x5x8" if isinstance(model, nn.TransformerEncoderLayer) else "4x3x32x32"
+    assert severities("BN106", model, inputs) == {}
 
 
 # -- BN107 ---------------------------------------------------------------------------------------------------------

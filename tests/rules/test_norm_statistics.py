@@ -61,6 +61,13 @@ def test_momentum(severities, momentum, severity):
     assert severities("BN103", model, "4x3x8x8").get("1") is severity
 
 
+@pytest.mark.parametrize("cls", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
+def test_momentum_of_every_batch_norm(severities, cls):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Identity())
+    model.norm = cls(8, momentum=0.99)
+    assert severities("BN103", model.eval(), "4x8", mode="eval") == {"norm": WARNING}
+
+
 def test_momentum_without_running_statistics_is_nothing(severities):
     model = nn.Sequential(
         nn.BatchNorm2d(3, momentum=0.9, track_running_stats=False), nn.InstanceNorm2d(3, momentum=0.9)

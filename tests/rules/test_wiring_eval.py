@@ -129,6 +129,43 @@ def test_finding_is_at_the_op_that_differs():
     assert row.evidence["difference"] > 0.1
 
 
+class Rate(nn.Module):
+    """drop-04: the first evaluation switches dropout off for good."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.p, self.calls = nn.Linear(8, 8), 0.5, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if not self.training:
+            self.p = 0.0
+        return F.dropout(self.fc(x), self.p)
+
+
+class RateByMode(Rate):
+    def forward(self, x):
+        self.calls += 1
+        self.p = 0.5 if self.training else 0.0
+        return F.dropout(self.fc(x), self.p)
+
+
+class RateSetBack(Rate):
+    def forward(self, x):
+        if self.training:
+            self.p = 0.5
+        return super().forward(x)
+
+
+def test_a_rate_that_stays_at_zero_after_the_first_evaluation():
+    (row,) = check(nn.Sequential(Rate())).findings
+    assert (row.module_path, row.severity, row.evidence["value"]) == ("0.p", WARNING, 0.0)
+    assert severities_of(RateByMode()) == severities_of(RateSetBack()) == []
+    model = Rate()
+    twice = [bool((model.train()(torch.ones(4, 8)) == 0).any()), model.eval()(torch.ones(4, 8)) is None]
+    assert twice == [True, False] and not bool((model.train()(torch.ones(4, 8)) == 0).any())
+
+
 def test_fifty_noisy_blocks_are_one_finding():
     blocks = [with_layers(lambda m, x: m.a(x) + 0.1 * torch.randn_like(x)) for _ in range(50)]
     (row,) = check(nn.Sequential(*blocks)).findings
