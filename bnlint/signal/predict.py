@@ -177,7 +177,7 @@ class Walk:
         if found is None:
             found = next((v for v in _values(value)), None)
         tensor = next((t for _, t in tensors(node.meta.get("val")) if t.is_floating_point()), None)
-        if found is None or tensor is None or node.op == "get_attr":
+        if found is None or tensor is None or node.op == "get_attr" or not found.grid.numel():
             return
         self.stats[node.name] = stats(found, *batch_and_channel(self.graph, node, tensor))
         if not found.certain or not math.isfinite(found.power):
