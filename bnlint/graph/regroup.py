@@ -87,6 +87,23 @@ def hidden(node: fx.Node, variants: Sequence[Graph]) -> tuple[Graph, Regrouped] 
     return shown
 
 
+def skewed(graph: Graph, found: Regrouped) -> bool:
+    """True for the relative shift of attention (Transformer-XL, XLNet, Longformer), which shifts each row by one more.
+
+    A row or a column is put on before the reshape, or cut off between it and a second one.
+    """
+    swapped = [i for i, place in enumerate(found.order) if place != i]
+    if len(swapped) != 2 or swapped[1] != swapped[0] + 1:
+        return False
+    if any(graph.kind(n) in (Kind.PAD, Kind.CAT) for n in graph.origins(found.source, frozenset((Kind.SAME,)))):
+        return True
+    cuts = graph.destinations(found.node, frozenset((Kind.SAME,)))
+    return bool(cuts) and all(
+        graph.kind(cut) is Kind.INDEX and any(graph.kind(n) is Kind.RESHAPE for n in graph.consumers(cut))
+        for cut in cuts
+    )
+
+
 def undone(graph: Graph, found: Regrouped) -> bool:
     """True when all that happens before the axes are put back is elementwise."""
     through = frozenset((Kind.SAME, Kind.ACTIVATION, Kind.DROPOUT))
@@ -155,4 +172,4 @@ def _natural(group: list[Atom]) -> bool:
     return all(o not in origins[:i] or origins[i - 1] is o for i, o in enumerate(origins))
 
 
-__all__ = ["Regrouped", "ambiguous", "confirmed", "hidden", "optional", "regrouped", "undone"]
+__all__ = ["Regrouped", "ambiguous", "confirmed", "hidden", "optional", "regrouped", "skewed", "undone"]

@@ -78,7 +78,7 @@ class ReshapeAsTranspose(Rule):
         """Finds reshapes that cut through axes where another order of the same pieces keeps all of them whole."""
         from bnlint.graph.folds import folds_features_into_batch, is_unfolded_later
         from bnlint.graph.ops import Kind
-        from bnlint.graph.regroup import ambiguous, confirmed, hidden, optional, regrouped, undone
+        from bnlint.graph.regroup import ambiguous, confirmed, hidden, optional, regrouped, skewed, undone
 
         graph = model.graph
         assert graph is not None
@@ -94,7 +94,7 @@ class ReshapeAsTranspose(Rule):
                 seen, found = other
             elif not confirmed(found, batch) or not confirmed(found, map_, literals=True):
                 continue
-            if undone(seen, found) or optional(seen, found):
+            if undone(seen, found) or optional(seen, found) or skewed(seen, found):
                 continue
             if folds_features_into_batch(graph, node) and not is_unfolded_later(graph, node):
                 continue  # BN203 says more

@@ -234,3 +234,23 @@ def registers(m, x):
 
 def test_windows_of_two_kinds_are_silent(found):
     assert codes(found(Fn(registers, a=conv(), f=nn.Linear(16, 16)), "2x3x8x12"), "BN205") == []
+
+
+def shifted(m, x, cut):
+    """The relative shift of Transformer-XL (`cut`) and of Longformer, which pads first."""
+    scores = x @ m.table  # (N, H, T, R)
+    n, heads, t, r = scores.shape
+    if cut:
+        return scores.reshape(n, heads, r, t)[:, :, 1:].reshape(n, heads, t, r - 1)[..., :t]
+    return F.pad(scores, (0, 0, 0, 1)).view(n, heads, r, t + 1)
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "padded"])
+def test_relative_shift_is_meant(found, cut):
+    model = Fn(lambda m, x: shifted(m, x, cut), table=nn.Parameter(torch.randn(6, 32)))
+    assert "BN205" not in codes(found(model, "2x4x16x6"))
+
+
+def test_swap_without_shift_is_found(found):
+    model = Fn(lambda m, x: (x @ m.table).reshape(len(x), 4, 32, 16) * 2, table=nn.Parameter(torch.randn(6, 32)))
+    assert "BN205" in codes(found(model, "2x4x16x6"))
