@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnlint.cache import Cache, default_folder
 from bnlint.config import Check, Chosen, ConfigError, Plan, Selection, Settings, choose, parse_size
-from bnlint.job import Job, Report
+from bnlint.job import Job, Report, TargetReport
 from bnlint.registry import load_rules
 from bnlint.rule import Severity
 from bnlint.settle import Checked, settle
@@ -101,32 +102,60 @@ def check_targets(
     *,
     only: Sequence[Check] | None = None,
     known: Baseline | None = None,
+    jobs: int | None = None,
     on_stage: Event = _ignore,
     on_skip: Event = _ignore,
 ) -> Report:
     """Checks every model the targets name, in their order; without targets what the plan has configured.
 
-    `only` restricts the check to a part of that. Findings in the baseline `known` are silenced. `on_stage` hears the
-    target and the stage that begins, `on_skip` a class that is not checked and why.
+    `only` restricts the check to a part of that. Findings in the baseline `known` are silenced. As many as `jobs` are
+    checked at once. `on_stage` hears the target and the stage that begins, `on_skip` a class that is not checked and
+    why.
     """
     from bnlint import worker
+    from bnlint.parallel import in_order, jobs_for
 
     rules = load_rules(plan.default.rule_paths)
-    rows: dict[str, Checked] = {}
-    for row in wanted(targets, plan) if only is None else only:
-        on_stage(row.target, "start")
+    lock = threading.Lock()
+
+    def hear(target: str, stage: str) -> None:
+        with lock:
+            on_stage(target, stage)
+
+    def models(row: Check) -> tuple[list[Check], list[tuple[str, str]]] | TargetReport:
+        hear(row.target, "start")
         try:
-            checks, skipped = _models(row, plan, on_stage)
+            return _models(row, plan, hear)
         except worker.TargetFailed as failure:
-            rows[row.target], checks, skipped = Checked(failure.report, choose(rules, row.settings)), [], []
-        for name, reason in skipped:
+            return failure.report
+
+    def checked(check: Check) -> Checked:
+        hear(check.target, "start")
+        return _checked(check, choose(rules, check.settings), hear)
+
+    named = wanted(targets, plan) if only is None else list(only)
+    rows: dict[str, Checked | None] = {}
+    todo: dict[str, Check] = {}
+    for row, found in zip(named, in_order(models, named, jobs_for((r.settings for r in named), jobs)), strict=True):
+        if isinstance(found, TargetReport):
+            rows[row.target] = Checked(found, choose(rules, row.settings))
+            continue
+        for name, reason in found[1]:
             on_skip(f"{row.target}:{name}", reason)
-        for check in checks:
-            if check.target not in rows:
-                on_stage(check.target, "start")
-                rows[check.target] = _checked(check, choose(rules, check.settings), on_stage)
+        for check in found[0]:
+            if rows.setdefault(check.target) is None:
+                todo.setdefault(check.target, check)
+    checks = list(todo.values())
+    done = in_order(checked, checks, jobs_for((check.settings for check in checks), jobs))
+    rows.update(zip(todo, done, strict=True))
     whole = only is None and (not targets or not plan.configured)
-    report = settle(list(rows.values()), rules, known, whole=whole, complete=only is None and not targets)
+    report = settle(
+        [row for row in rows.values() if row is not None],
+        rules,
+        known,
+        whole=whole,
+        complete=only is None and not targets,
+    )
     report.rule_paths = plan.default.rule_paths
     return report
 

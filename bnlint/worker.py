@@ -27,6 +27,7 @@ from typing import IO, Any
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, Location, Place, engine_finding
 
+_running: set[_Process] = set()
 Emit = Callable[[str], None]
 STAGES = {
     "start": "starting the process and loading torch",
@@ -79,7 +80,7 @@ def check(
             from bnlint import child
 
             return child.check(job, emit)
-        limit = memory_limit or (_machine_memory() if job.device == "cpu" else None)
+        limit = memory_limit or (machine_memory() if job.device == "cpu" else None)
         answer = _supervise({"kind": "check", "job": job.to_json()}, job, timeout, limit, emit)
     except TargetFailed as failure:
         return failure.report
@@ -111,7 +112,7 @@ def discover(
 
         return child.discover(job, emit)
     answer = _supervise(
-        {"kind": "discover", "job": job.to_json()}, job, timeout, memory_limit or _machine_memory(), emit
+        {"kind": "discover", "job": job.to_json()}, job, timeout, memory_limit or machine_memory(), emit
     )
     if files is not None:
         files += answer["files"]
@@ -154,6 +155,12 @@ def _supervise(request: dict[str, Any], job: Job, timeout: float, limit: int | N
             process.stop()
 
 
+def stop_all() -> None:
+    """Kills the workers that other threads have started and all that these started."""
+    for process in list(_running):
+        process.stop()
+
+
 class _Process:
     """A running worker; everything that comes from it arrives in one queue, `gone` at the end."""
 
@@ -166,6 +173,7 @@ class _Process:
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+        _running.add(self)
         assert self._popen.stdin and self._popen.stdout and self._popen.stderr
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._log = b""
@@ -197,6 +205,7 @@ class _Process:
 
     def stop(self) -> None:
         """Kills the process and all it started that did not leave its group."""
+        _running.discard(self)
         if sys.platform == "win32":
             subprocess.run(["taskkill", "/F", "/T", "/PID", str(self._popen.pid)], capture_output=True, check=False)
         else:
@@ -286,7 +295,8 @@ def _place(stacks: Path) -> Place:
     return Place("")
 
 
-def _machine_memory() -> int | None:
+def machine_memory() -> int | None:
+    """Bytes that the machine has; None where that is not known."""
     if sys.platform == "win32":
         return None
     try:

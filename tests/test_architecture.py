@@ -28,7 +28,7 @@ ORDER = (
     ("child",),
     ("report", "testing"),
     ("config",),
-    ("docgen", "suppress", "baseline", "changed", "cache"),
+    ("docgen", "suppress", "baseline", "changed", "cache", "parallel"),
     ("settle",),
     ("api",),
     ("bnlint",),

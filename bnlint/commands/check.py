@@ -34,6 +34,7 @@ from bnlint.rule import Severity
     help="Lowest severity that makes the exit code 1.",
 )
 @option("Rules", "--exit-zero", is_flag=True, help="Exit with 0 instead of 1.")
+@option("Run", "-j", "--jobs", type=click.IntRange(min=1), help="Targets checked at once; default: a core each.")
 @option("Configuration", "--changed", is_flag=True, help="TARGETS are changed files: check the models they concern.")
 @option("Configuration", "--no-baseline", is_flag=True, help="Report known findings, too.")
 @option("Configuration", "--show-settings", is_flag=True, help="Print the settings of each target and stop.")
@@ -71,6 +72,7 @@ def check(
     no_baseline: bool,
     show_suppressed: bool,
     changed: bool,
+    jobs: int | None,
     show_settings: bool,
     show_targets: bool,
     **options: Any,
@@ -89,7 +91,7 @@ def check(
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
     known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
     only = concerned(plan, targets) if changed else None
-    report = checked(targets, plan, quiet, known, only)
+    report = checked(targets, plan, quiet, known, only, jobs)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, show_suppressed)
     write_outputs(report, reports, look, color)
     code = report.exit_code(Severity(fail_on))
@@ -102,6 +104,7 @@ def checked(
     quiet: bool = False,
     known: Baseline | None = None,
     only: Sequence[Check] | None = None,
+    jobs: int | None = None,
 ) -> Report:
     """The report; progress and what was skipped go to stderr."""
     if not targets and not plan.configured and only is None:
@@ -114,6 +117,7 @@ def checked(
             plan,
             only=only,
             known=known,
+            jobs=jobs,
             on_stage=progress.stage,
             on_skip=lambda name, reason: skipped.append(f"skipped {name}: {reason}"),
         )
