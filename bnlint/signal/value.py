@@ -40,6 +40,7 @@ class Value:
     fixed: float = 0.0
     common: float = 0.0
     area: float = 1.0
+    ripple: float = 0.0  # sum of the squared correlations between positions that few inputs per output leave by chance
     certain: bool = True
     sums_to_one: bool = False  # attention weights
 
@@ -84,7 +85,13 @@ class Value:
     def like(self, mean: torch.Tensor, variance: torch.Tensor, shape: Sequence[int] | None = None) -> Value:
         """A Gaussian value with these moments and this one's shares."""
         made = gaussian(mean, variance, self.shape if shape is None else shape)
-        return replace(made, fixed=self.fixed, common=self.common, area=self.area, certain=self.certain)
+        return made.shared_like(self)
+
+    def shared_like(self, other: Value) -> Value:
+        """Itself, with the shares and the certainty of another value."""
+        self.fixed, self.common, self.area, self.ripple = other.fixed, other.common, other.area, other.ripple
+        self.certain = other.certain
+        return self
 
 
 def gaussian(mean: torch.Tensor, variance: torch.Tensor, shape: Sequence[int], *, certain: bool = True) -> Value:

@@ -223,7 +223,7 @@ def _on_grid(walk: Walk, node: fx.Node) -> Value:
     grid = out.detach().reshape(len(POINTS), *out.shape[1:])
     if ndim < grid.ndim - 1 or bool(grid.isnan().any()):
         raise Unknown
-    made = Value(grid, shape, lead.base, lead.fixed, lead.common, lead.area)
+    made = Value(grid, shape, lead.base).shared_like(lead)
     made.certain = all(v.certain for v in given.values())
     _carry_shares(made, lead)
     return made
@@ -279,4 +279,5 @@ def _carry_shares(made: Value, before: Value) -> None:
     if made.fixed < 1:
         kept = 1 - after(before.fixed)
         made.common = min(max(same_sample - same_place, 0.0) / kept, 1.0) if kept > 0 else 0.0
-    made.area = 1 + (before.area - 1) * (linear + (1 - linear) / 2)
+    made.area = 1 + (before.area - 1) * (linear + (1 - linear) / 2) + (1 - linear) * before.ripple
+    made.ripple = linear**2 * before.ripple

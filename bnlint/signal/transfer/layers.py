@@ -108,7 +108,10 @@ def convolution(walk: Walk, node: fx.Node) -> Value:
     made = value.like(centre.reshape(layout), (total + born).reshape(layout), shape)
     inherited, noise = float(total.mean()) * value.fixed, made.noise
     made.fixed = (inherited + float(born.mean())) / noise if noise > 0 else 0.0
-    made.area = max(1.0, value.area / math.prod(form.stride)) if not form.transposed else value.area
+    steps = math.prod(form.stride)
+    shared = 1.0 - steps / weight[0, 0].numel()  # the share of taps that the next position shares
+    made.area = max(1.0, value.area / steps) if not form.transposed else value.area
+    made.ripple = value.area * max(float(shared), 0.0) * form.groups / channels
     walk.scale(node, node.all_input_nodes[0], _power(weight) * weight.numel() / shape[1] * float(reached.mean()))
     return made
 

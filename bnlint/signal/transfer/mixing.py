@@ -117,8 +117,7 @@ def _dropped(value: Value, dims: list[int], *, keep: bool, shape: tuple[int, ...
         return value
     layout = [f for d, f in enumerate(value.features) if d not in dims]
     made = Value(value.grid.reshape(len(POINTS), *layout), shape, object())
-    made.fixed, made.common, made.area, made.certain = value.fixed, value.common, value.area, value.certain
-    return made
+    return made.shared_like(value)
 
 
 def _maximum(value: Value, count: float) -> Value:
@@ -131,14 +130,12 @@ def _maximum(value: Value, count: float) -> Value:
     low = at.floor().long().clamp(max=len(POINTS) - 2)
     part = (at - low).reshape(-1, *(1,) * (grid.ndim - 1))
     made = Value(grid[low] * (1 - part) + grid[low + 1] * part, value.shape, object())
-    made.fixed, made.common, made.area, made.certain = value.fixed, value.common, value.area, value.certain
-    return made
+    return made.shared_like(value)
 
 
 def _negative(value: Value) -> Value:
     made = Value(-value.grid, value.shape, object())
-    made.fixed, made.common, made.area, made.certain = value.fixed, value.common, value.area, value.certain
-    return made
+    return made.shared_like(value)
 
 
 @transfer(Kind.RESIZE)

@@ -157,8 +157,7 @@ def _relabelled(walk: Walk, node: fx.Node, value: Value) -> Any:
         layout = _distinct(labels)
         grid = value.grid.reshape(len(POINTS), -1)[:, layout.reshape(-1).long()]
         made = Value(grid.reshape(len(POINTS), *layout.shape), tuple(labels.shape), object())
-        made.fixed, made.common, made.area = value.fixed, value.common, value.area
-        made.certain, made.sums_to_one = value.certain, value.sums_to_one
+        made.shared_like(value).sums_to_one = value.sums_to_one
         positions = made.along(range(1, len(made.shape)))[0]
         if whole == 1 and positions > 1 and not value.constant:
             made.common = 1.0

@@ -135,8 +135,7 @@ def _scaled(
     factor = weight * (variance + eps).rsqrt()
     walk.scale(node, node.all_input_nodes[0], float(factor.square().mean()))
     made = Value((value.grid - mean) * factor + bias, value.shape, value.base if factor.numel() else object())
-    made.fixed, made.common, made.area, made.certain = value.fixed, value.common, value.area, value.certain
-    return made
+    return made.shared_like(value)
 
 
 def _affine(walk: Walk, node: fx.Node, position: int) -> Affine:
