@@ -2,7 +2,9 @@
 
 Every builder is built with its default initialisation. The spread across samples and positions that the graph and the
 weights promise for each convolution and linear layer is compared with the one that a batch of N(0, 1) images has there.
-At least `SHARE` of all layers must lie within a factor of `FACTOR`. `--plot` draws the distribution of the errors.
+At least `SHARE` of all layers must lie within a factor of `FACTOR`. Drop paths are off, as dropout is in the probe,
+since whole branches that one sample skips and another does not are no part of the signal; `--drop-paths` leaves
+them on. `--plot` draws the distribution of the errors.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ class Row:
     seconds: float
 
 
-def builders(largest: float) -> Iterator[tuple[str, nn.Module, int]]:
+def builders(largest: float, *, drop_paths: bool) -> Iterator[tuple[str, nn.Module, int]]:
     """Name, model and image size of every classification builder of at most so many million parameters."""
     from torchvision import models
+    from torchvision.ops import StochasticDepth
 
     for name in models.list_models(module=models):
         if models.get_model_weights(name).DEFAULT.meta["num_params"] > largest * 1e6:
@@ -56,6 +59,9 @@ def builders(largest: float) -> Iterator[tuple[str, nn.Module, int]]:
         torch.manual_seed(0)
         options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         model = models.get_model(name, weights=None, **options)
+        for module in model.modules():
+            if not drop_paths and isinstance(module, StochasticDepth):
+                module.p = 0.0
         yield name, model, 299 if name == "inception_v3" else 224
 
 
@@ -162,12 +168,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--largest", type=float, default=120.0, help="most parameters of a model, in millions")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--drop-paths", action="store_true", help="leave stochastic depth as the model has it")
     parser.add_argument("--match", default="", help="only builders with this in their name")
     parser.add_argument("--plot", type=Path, help="where to write the histogram (SVG)")
     options = parser.parse_args()
     rows = []
     try:
-        for name, model, size in builders(options.largest):
+        for name, model, size in builders(options.largest, drop_paths=options.drop_paths):
             if options.match in name:
                 rows.append(measure(name, model, torch.randn(options.batch_size, 3, size, size)))
                 print(f"{name}: {within(rows[-1].ratios):.1%} of {len(rows[-1].ratios)}", file=sys.stderr, flush=True)

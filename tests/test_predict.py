@@ -358,6 +358,27 @@ def test_spread_and_similarity_part_where_samples_become_one() -> None:
     assert (predicted.stats[end.name].std or 0) > 1e3 * (predicted.spread(end) or math.inf)
 
 
+def test_the_gradient_of_a_concatenation_is_shared_by_its_parts() -> None:
+    layers = nn.Linear(128, 192), nn.Linear(128, 64), nn.Linear(256, 128)
+    graph, predicted, measured = both(Apply(lambda x, a, b, c: c(torch.cat([a(x), b(x)], 1)), *layers), ROWS)
+    for node in (n for n in graph.nodes if n.op == "call_module"):
+        assert predicted.backward(node) == pytest.approx(measured.stats[node.name].gradient, rel=0.1)
+
+
+def test_a_token_before_many_others_changes_little() -> None:
+    """As in a vision transformer, and too many numbers to keep every position apart."""
+
+    def forward(x: torch.Tensor, table: nn.Module, out: nn.Module) -> torch.Tensor:
+        y: torch.Tensor = out(torch.cat([table.weight[:1].expand(len(x), 1, -1), x], 1) + table.weight)
+        return y
+
+    tokens = torch.randn(8, 300, 128, generator=torch.Generator().manual_seed(2))
+    net = Apply(forward, nn.Embedding(301, 128), nn.Linear(128, 64))
+    expected, measured = last(net, tokens)
+    assert expected.spread == pytest.approx(measured.spread, rel=0.1)
+    assert expected.similarity == pytest.approx(measured.similarity, abs=0.1)
+
+
 def test_no_gradient_is_promised_across_an_unknown_op() -> None:
     layers = nn.Linear(128, 128), nn.Linear(128, 128)
     graph, predicted, _ = both(Apply(lambda x, a, b: b(torch.fft.fft(a(x)).real), *layers), ROWS)

@@ -122,7 +122,7 @@ class Walk:
         if not isinstance(node, fx.Node):
             return None
         found = self.values.get(node)
-        if found is None and (tensor := self.constants.get(node)) is not None:
+        if found is None and (tensor := self.constants.get(node)) is not None and not tensor.is_complex():
             found = self.values[node] = constant(tensor)
         return found if isinstance(found, Value) else None
 

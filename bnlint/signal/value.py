@@ -115,9 +115,20 @@ def constant(tensor: torch.Tensor) -> Value:
     x = tensor.detach().double()
     if bool(((x == 0) | (x <= _MASKED)).all()):
         x = torch.zeros_like(x)
-    made = Value(x.expand(len(POINTS), *x.shape), tuple(x.shape), object())
+    shape, x = tuple(x.shape), distinct(x)
+    made = Value(x.expand(len(POINTS), *x.shape), shape, object())
     made.__dict__.update(mean=x, variance=torch.zeros_like(x))
     return collapsed(made, range(x.ndim - 1)) if x.numel() > MOST else made
+
+
+def distinct(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with size 1 along every axis on which it does not change."""
+    for d in range(tensor.ndim):
+        if tensor.shape[d] > 1:
+            first = tensor.narrow(d, 0, 1)
+            if tensor.stride(d) == 0 or bool((tensor == first).all()):
+                tensor = first
+    return tensor
 
 
 def collapsed(value: Value, dims: Iterable[int]) -> Value:

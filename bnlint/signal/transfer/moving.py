@@ -15,7 +15,7 @@ from torch import fx
 from bnlint.graph.nest import map_tensors
 from bnlint.graph.ops import Kind, argument, op_name
 from bnlint.signal.transfer.base import Unknown, data, transfer
-from bnlint.signal.value import POINTS, Value, collapsed, expanded, gaussian, settled, shares
+from bnlint.signal.value import MOST, POINTS, Value, collapsed, distinct, expanded, gaussian, settled, shares
 
 if TYPE_CHECKING:
     from bnlint.signal.predict import Walk
@@ -74,17 +74,38 @@ def cat(walk: Walk, node: fx.Node) -> Value:
     shape = walk.graph.shape(node)
     default = {"hstack": 1, "vstack": 0}.get(op_name(node), 0)
     dim = int(argument(node, 1, "dim", node.kwargs.get("axis", default))) % len(shape)
+    for source, part in zip(_listed(node), parts, strict=False):
+        walk.scale(node, source, part.shape[dim] / max(shape[dim], 1))
+    if math.prod(max(p.features[d] for p in parts) for d in range(len(shape)) if d != dim) * shape[dim] > MOST:
+        return _mixed(parts, shape, dim)
     wide = [expanded(part, [dim]) for part in parts]
     layout = [max(sizes) for sizes in zip(*(part.features for part in wide), strict=True)]
 
-    def fill(tensor: torch.Tensor, part: Value) -> torch.Tensor:
+    def fill(part: Value) -> torch.Tensor:
         sizes = [part.shape[dim] if d == dim else size for d, size in enumerate(layout)]
-        return tensor.expand(*tensor.shape[: tensor.ndim - len(sizes)], *sizes)
+        return part.grid.expand(len(POINTS), *sizes)
 
-    if math.prod((*layout[:dim], shape[dim], *layout[dim + 1 :])) > _MOST // len(POINTS):
-        raise Unknown
-    made = Value(torch.cat([fill(p.grid, p) for p in wide], dim + 1), shape, object())
-    sizes = [p.noise * p.shape[dim] for p in parts]
+    made = Value(torch.cat([fill(p) for p in wide], dim + 1), shape, object())
+    return _of_parts(made, parts, [p.noise * p.shape[dim] for p in parts])
+
+
+def _mixed(parts: list[Value], shape: tuple[int, ...], dim: int) -> Value:
+    """Parts too large to keep apart: one distribution for all of them along the axis."""
+    parts = [collapsed(part, [dim]) for part in parts]
+    weights = [part.shape[dim] / max(shape[dim], 1) for part in parts]
+    zero = torch.zeros((), dtype=torch.float64)
+    mean = sum((w * p.mean for w, p in zip(weights, parts, strict=True)), zero)
+    inside = sum((w * p.variance for w, p in zip(weights, parts, strict=True)), zero)
+    apart = sum((w * (p.mean - mean).square() for w, p in zip(weights, parts, strict=True)), zero)
+    made = _of_parts(
+        gaussian(mean, inside + apart, shape), parts, [w * p.noise for w, p in zip(weights, parts, strict=True)]
+    )
+    if made.noise > 0:
+        made.fixed = (made.fixed * float(inside.mean()) + float(apart.mean())) / made.noise
+    return made
+
+
+def _of_parts(made: Value, parts: list[Value], sizes: list[float]) -> Value:
     made.fixed, made.common, made.area = shares(parts, sizes)
     made.certain = all(part.certain for part in parts)
     return made
@@ -98,19 +119,22 @@ def stack(walk: Walk, node: fx.Node) -> Value:
     dim = int(argument(node, 1, "dim", 0)) % len(shape)
     layout = [max(sizes) for sizes in zip(*(part.features for part in parts), strict=True)]
     grids = [part.grid.expand(len(POINTS), *layout) for part in parts]
-    made = Value(torch.stack(grids, dim + 1), shape, object())
-    made.fixed, made.common, made.area = shares(parts, [p.noise for p in parts])
-    made.certain = all(part.certain for part in parts)
-    return made
+    for source in _listed(node):
+        walk.scale(node, source, 1 / len(parts))
+    return _of_parts(Value(torch.stack(grids, dim + 1), shape, object()), parts, [p.noise for p in parts])
 
 
 def _parts(walk: Walk, node: fx.Node) -> list[Value]:
-    listed: Any = argument(node, 0, "tensors")
-    found = [walk.value(n) for n in listed] if isinstance(listed, (tuple, list)) else []
+    found = [walk.value(n) for n in _listed(node)]
     parts = [v for v in found if v is not None]
     if not parts or len(parts) != len(found):
         raise Unknown
-    return [part for part in parts if math.prod(part.shape)] or parts
+    return parts
+
+
+def _listed(node: fx.Node) -> list[fx.Node]:
+    listed: Any = argument(node, 0, "tensors")
+    return [n for n in listed if isinstance(n, fx.Node)] if isinstance(listed, (tuple, list)) else []
 
 
 def _written(walk: Walk, node: fx.Node) -> Value:
@@ -154,7 +178,7 @@ def _relabelled(walk: Walk, node: fx.Node, value: Value) -> Any:
     def pick(labels: torch.Tensor) -> Value:
         if labels.numel() == 0:
             raise Unknown
-        layout = _distinct(labels)
+        layout = distinct(labels)
         grid = value.grid.reshape(len(POINTS), -1)[:, layout.reshape(-1).long()]
         made = Value(grid.reshape(len(POINTS), *layout.shape), tuple(labels.shape), object())
         made.shared_like(value).sums_to_one = value.sums_to_one
@@ -190,16 +214,6 @@ def _run(walk: Walk, node: fx.Node, numbers: torch.Tensor) -> Any:
         name = {"view": "reshape", "view_as": "reshape_as"}.get(name, name)
         return getattr(args[0], name)(*args[1:], **kwargs)
     return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def _distinct(labels: torch.Tensor) -> torch.Tensor:
-    """The labels with size 1 along every axis on which they do not change."""
-    for d in range(labels.ndim):
-        if labels.shape[d] > 1:
-            first = labels.narrow(d, 0, 1)
-            if labels.stride(d) == 0 or bool((labels == first).all()):
-                labels = first
-    return labels
 
 
 def _coarse(walk: Walk, node: fx.Node, value: Value) -> Any:
