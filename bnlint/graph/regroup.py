@@ -87,29 +87,37 @@ def hidden(node: fx.Node, variants: Sequence[Graph]) -> tuple[Graph, Regrouped] 
     return shown
 
 
-def skewed(graph: Graph, found: Regrouped) -> bool:
-    """True for the relative shift of attention (Transformer-XL, XLNet, Longformer), which shifts each row by one more.
-
-    A row or a column is put on before the reshape, or cut off between it and a second one.
-    """
-    swapped = [i for i, place in enumerate(found.order) if place != i]
-    if len(swapped) != 2 or swapped[1] != swapped[0] + 1:
-        return False
-    if any(graph.kind(n) in (Kind.PAD, Kind.CAT) for n in graph.origins(found.source, frozenset((Kind.SAME,)))):
-        return True
-    cuts = graph.destinations(found.node, frozenset((Kind.SAME,)))
-    return bool(cuts) and all(
-        graph.kind(cut) is Kind.INDEX and any(graph.kind(n) is Kind.RESHAPE for n in graph.consumers(cut))
-        for cut in cuts
-    )
-
-
 def undone(graph: Graph, found: Regrouped) -> bool:
     """True when all that happens before the axes are put back is elementwise."""
     through = frozenset((Kind.SAME, Kind.ACTIVATION, Kind.DROPOUT))
     readers = graph.destinations(found.node, through)
     shape = graph.shape(found.source)
     return bool(readers) and all(graph.kind(n) is Kind.RESHAPE and graph.shape(n) == shape for n in readers)
+
+
+def skews(graph: Graph, found: Regrouped) -> bool:
+    """True for the relative shift: two axes swapped to push every row one further, an edge padded or cut off with it.
+
+    Transformer-XL's `_rel_shift`, Longformer's diagonal bands.
+    """
+    before = graph.shape(found.source)
+    if sum(a != b for a, b in zip(before, found.sizes, strict=False)) != 2 or sorted(before) != sorted(found.sizes):
+        return False
+    if any(graph.kind(n) is Kind.PAD for n in graph.origins(found.source, frozenset((Kind.SAME,)))):
+        return True
+    cuts = frozenset((Kind.SAME, Kind.INDEX))
+    back = [n for n in graph.destinations(found.node, cuts) if graph.kind(n) is Kind.RESHAPE]
+    made = [n for n in graph.origins(found.source, cuts) if graph.kind(n) is Kind.RESHAPE]
+    return any(_put_back(graph, found.node, n) for n in back) or any(_put_back(graph, n, found.node) for n in made)
+
+
+def _put_back(graph: Graph, first: fx.Node, second: fx.Node) -> bool:
+    """True when a second reshape restores the sizes from before the first, but for the axis that was cut between."""
+    source, cut = graph.data(first), graph.data(second)
+    if source is None or cut is None or graph.shape(cut) == graph.shape(first):
+        return False
+    x, y = graph.shape(source), graph.shape(second)
+    return len(x) == len(y) and sum(a != b for a, b in zip(x, y, strict=True)) == 1
 
 
 def optional(graph: Graph, found: Regrouped) -> bool:
@@ -172,4 +180,4 @@ def _natural(group: list[Atom]) -> bool:
     return all(o not in origins[:i] or origins[i - 1] is o for i, o in enumerate(origins))
 
 
-__all__ = ["Regrouped", "ambiguous", "confirmed", "hidden", "optional", "regrouped", "skewed", "undone"]
+__all__ = ["Regrouped", "ambiguous", "confirmed", "hidden", "optional", "regrouped", "skews", "undone"]

@@ -63,7 +63,8 @@ class ReshapeAsTranspose(Rule):
 
     Known limits: where the sizes of two axes are equal, only an input of another size shows the mistake; the forward
     pass is recorded again on a larger batch and on larger maps, not on longer sequences. A transposition right before
-    the reshape that an option of the model turns on (`if self.mix:`) is taken as meant.
+    the reshape that an option of the model turns on (`if self.mix:`) is taken as meant, and so is the relative shift,
+    which swaps two axes around a padded or cut edge.
 
     References: documentation of `torch.Tensor.view`; github.com/meta-pytorch/opacus pull 825 and
     github.com/Jingkang50/OpenPSG issue 56, real cases.
@@ -78,7 +79,7 @@ class ReshapeAsTranspose(Rule):
         """Finds reshapes that cut through axes where another order of the same pieces keeps all of them whole."""
         from bnlint.graph.folds import folds_features_into_batch, is_unfolded_later
         from bnlint.graph.ops import Kind
-        from bnlint.graph.regroup import ambiguous, confirmed, hidden, optional, regrouped, skewed, undone
+        from bnlint.graph.regroup import ambiguous, confirmed, hidden, optional, regrouped, skews, undone
 
         graph = model.graph
         assert graph is not None
@@ -94,7 +95,7 @@ class ReshapeAsTranspose(Rule):
                 seen, found = other
             elif not confirmed(found, batch) or not confirmed(found, map_, literals=True):
                 continue
-            if undone(seen, found) or optional(seen, found) or skewed(seen, found):
+            if undone(seen, found) or optional(seen, found) or skews(seen, found):
                 continue
             if folds_features_into_batch(graph, node) and not is_unfolded_later(graph, node):
                 continue  # BN203 says more

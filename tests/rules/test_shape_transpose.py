@@ -236,26 +236,28 @@ def test_windows_of_two_kinds_are_silent(found):
     assert codes(found(Fn(registers, a=conv(), f=nn.Linear(16, 16)), "2x3x8x12"), "BN205") == []
 
 
-def shifted(m, x, cut):
-    """The relative shift of Transformer-XL (`cut`) and of Longformer, which pads first."""
-    scores = x @ m.table  # (N, H, T, R)
-    n, heads, t, r = scores.shape
-    if cut:
-        return scores.reshape(n, heads, r, t)[:, :, 1:].reshape(n, heads, t, r - 1)[..., :t]
-    return F.pad(scores, (0, 0, 0, 1)).view(n, heads, r, t + 1)
+# -- the relative shift --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["cut", "padded"])
-def test_relative_shift_is_meant(found, cut):
-    model = Fn(lambda m, x: shifted(m, x, cut), table=nn.Parameter(torch.randn(6, 32)))
-    assert not codes(found(model, "2x4x16x6"), "BN205")
+def by_cutting(s, n, t):
+    """Transformer-XL, as Funnel and XLNet write it: scores against 2 T distances become scores against positions."""
+    return s.reshape(n, 3, 2 * t, t)[:, :, 1:].reshape(n, 3, t, 2 * t - 1)
 
 
-def test_swap_without_shift_is_found(found):
+def by_padding(s, n, t):
+    return F.pad(s, (0, 1)).view(n, 3, 2 * t + 1, t)[:, :, 1:].reshape(n, 3, t, 2 * t)
+
+
+def by_nothing(s, n, t):
+    return s.reshape(n, 3, 2 * t, t)
+
+
+@pytest.mark.parametrize(("shift", "wanted"), [(by_cutting, []), (by_padding, []), (by_nothing, ["BN205"])])
+def test_relative_shift_is_meant(found, shift, wanted):
     def forward(m, x):
-        scores = x @ m.table
-        n, t, r = scores.shape
-        return scores.reshape(n, r, t) * 2
+        n, t, _ = x.shape
+        scores = (m.q(x).view(n, t, 3, 8).transpose(1, 2) @ m.r.T).reshape(n, 3, t, 2 * t)
+        return shift(scores, n, t)
 
-    model = Fn(forward, table=nn.Parameter(torch.randn(6, 32)))
-    assert "BN205" in codes(found(model, "2x16x6"), "BN205")
+    model = Fn(forward, q=nn.Linear(24, 24), r=nn.Parameter(torch.randn(20, 8)))
+    assert codes(found(model, "2x10x24"), "BN205") == wanted
