@@ -1,21 +1,8 @@
-"""Small models for the rule tests: a forward given as a function, and how to look at what was found."""
+"""What the tests of the shape family share: layers, layouts, and how to look at what was found."""
 
 import inspect
 
 from torch import nn
-
-
-class Fn(nn.Module):
-    """Layers by name, and a forward that uses them: `Fn(lambda m, x: m.f(x), f=nn.Linear(5, 3))`."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
 
 
 def conv(i=3, o=16, k=3, **kw):

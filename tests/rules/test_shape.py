@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from nets import Fn, line_of
 from torch import nn
 
 from bnlint import Severity
+
+from .conftest import Fn
+from .nets import line_of
 
 F = nn.functional
 

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from nets import Fn, codes, conv, one, tokens
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bnlint import Severity
+
+from .conftest import Fn
+from .nets import codes, conv, one, tokens
 
 
 def rnn(read, **options):

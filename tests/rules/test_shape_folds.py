@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from nets import Fn, conv, line_of, only
 from torch import nn
 
 from bnlint import Severity
+
+from .conftest import Fn
+from .nets import conv, line_of, only
 
 F = nn.functional
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from nets import Fn, conv, only, tokens
 from torch import nn
 
 from bnlint import Severity
+
+from .conftest import Fn
+from .nets import conv, only, tokens
 
 F = nn.functional
 

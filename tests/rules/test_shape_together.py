@@ -1,8 +1,9 @@
 """The whole shape family at once: several bugs in one run."""
 
 import torch
-from nets import line_of
 from torch import nn
+
+from .nets import line_of
 
 F = nn.functional
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from nets import Fn, codes, conv, one
 from torch import nn
 
 from bnlint import Severity
+
+from .conftest import Fn
+from .nets import codes, conv, one
 
 F = nn.functional
 
