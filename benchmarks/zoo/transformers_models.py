@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 if importlib.util.find_spec("torchvision"):  # transformers imports it when it is there
     from torchvision_models import torchvision  # noqa: F401
 
 import torch
+import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
@@ -54,13 +55,13 @@ _MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves ou
 
 def names() -> list[str]:
     """The architectures that have a model of their own; parts of others are left out."""
-    return [name for name in CONFIG_MAPPING if class_of(name) is not None]
+    known = {name for names in _classes() for name in names}
+    return [name for name in CONFIG_MAPPING if name in known]
 
 
 def make(name: str) -> nn.Module:
     """The architecture with the smallest configuration that builds, random weights."""
     cls = class_of(name)
-    assert cls is not None, f"transformers has no model for {name!r}"
     reason: Exception = ValueError(f"{name} has more than {LARGEST} parameters")
     for config in _configurations(name):
         found = _built(cls, config)
@@ -80,17 +81,20 @@ def _built(cls: type[PreTrainedModel], config: Callable[[], PreTrainedConfig]) -
         return error
 
 
-def class_of(name: str) -> type[PreTrainedModel] | None:
+def class_of(name: str) -> type[PreTrainedModel]:
     """The model class of an architecture: of the first task that knows it, else the bare model."""
-    import transformers
+    for names in _classes():
+        found = names.get(name)
+        cls = getattr(transformers, found[0] if isinstance(found, tuple) else found or "", None)
+        if cls is not None and _is_whole(cls, CONFIG_MAPPING[name]):
+            return cls
+    raise LookupError(f"transformers has no model for {name}")
 
-    for task in (*(f"MODEL_FOR_{task}_MAPPING_NAMES" for task in _TASKS), "MODEL_MAPPING_NAMES", *dir(modeling_auto)):
-        if task.endswith("_MAPPING_NAMES") and task.startswith("MODEL_"):
-            found = getattr(modeling_auto, task).get(name)
-            cls = getattr(transformers, found[0] if isinstance(found, tuple) else found or "", None)
-            if cls is not None and _is_whole(cls, CONFIG_MAPPING[name]):
-                return cls
-    return None
+
+def _classes() -> list[Mapping[str, str | tuple[str, ...]]]:
+    """Architecture to class, for every task in order."""
+    tasks = (*(f"MODEL_FOR_{task}_MAPPING_NAMES" for task in _TASKS), "MODEL_MAPPING_NAMES", *dir(modeling_auto))
+    return [vars(modeling_auto)[name] for name in tasks if re.fullmatch("MODEL_.*MAPPING_NAMES", name)]
 
 
 def _is_whole(cls: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
