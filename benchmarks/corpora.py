@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 ZOO = Path(__file__).resolve().parent / "zoo"
+sys.path.insert(0, str(ZOO))
 PACKAGES = ("torchvision", "timm", "transformers")
 
 
@@ -40,7 +41,6 @@ class Missing(str):
 
 def of_package(package: str, *, everything: bool = False) -> list[Case] | Missing:
     """The models of a package that is installed, made by `zoo/PACKAGE_models.py`."""
-    sys.path[:0] = [] if str(ZOO) in sys.path else [str(ZOO)]
     if importlib.util.find_spec(package) is None:
         return Missing(f"{package}: it is not installed")
     module = importlib.import_module(f"{package}_models")
@@ -59,6 +59,8 @@ def _case(package: str, module: ModuleType, name: str) -> Case:
 
 def of_repositories(listing: Path, checkouts: Path) -> list[Case] | Missing:
     """The targets of `repositories.json` whose repository has a checkout: a folder `owner__name`."""
+    if importlib.util.find_spec("torchvision"):  # many import it
+        importlib.import_module("torchvision_models")
     cases = []
     for repository in json.loads(listing.read_text(encoding="utf-8")):
         name = "/".join(repository["url"].split("/")[-2:])

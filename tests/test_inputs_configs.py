@@ -89,6 +89,38 @@ class Clip(Configured):
         return self.text(input_ids).mean(1) @ self.vision(pixel_values).T
 
 
+class Patches(Configured):
+    """Pictures cut up, as vision towers take them: their sizes are data."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self) -> None:
+        super().__init__(patch_size=2, temporal_patch_size=2, in_channels=3)
+        self.layer = nn.Linear(3 * 2 * 2 * 2, 8)
+
+    def forward(self, hidden_states: Tensor, grid_thw: Tensor) -> Tensor:
+        if int(grid_thw.prod(1).sum()) != len(hidden_states):
+            raise ValueError("patches and grids do not match")
+        return self.layer(hidden_states)
+
+
+class WithFlags(Text):
+    """Speaks of a flag and a cache, which are no tensors, and of an input in other letters."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        past: dict[str, int] | None = None,
+        use_boxes: bool | None = None,
+        bbox: Tensor | None = None,
+    ) -> Tensor:
+        if past is not None or use_boxes is not None:
+            raise TypeError("no tensors")
+        if bbox is None:
+            raise ValueError("Bbox is needed with past and use_boxes")
+        return self.words(input_ids) + self.boxes(bbox).sum(2)
+
+
 class OnlyReal(Configured):
     """Fails on fake tensors, with an error that does not speak of them."""
 
@@ -125,6 +157,16 @@ def test_a_spectrogram() -> None:
 
 def test_sizes_in_parts_of_the_configuration() -> None:
     assert shapes(resolved(Clip())) == {"input_ids": (8, 16), "pixel_values": (8, 1, 24, 40)}
+
+
+def test_patches_and_their_grid() -> None:
+    found = resolved(Patches())
+    assert shapes(found) == {"hidden_states": (128, 24), "grid_thw": (2, 3)} and not found.inferred
+    assert found.tensors[1].tolist() == [[4, 4, 4], [4, 4, 4]]
+
+
+def test_only_what_may_be_a_tensor_is_added() -> None:
+    assert shapes(resolved(WithFlags(vocab_size=50))) == {"input_ids": (8, 16), "bbox": (8, 16, 4)}
 
 
 def test_real_tensors_when_only_these_can_do_it() -> None:

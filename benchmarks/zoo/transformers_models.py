@@ -40,10 +40,14 @@ _WIDTHS = {
     r"upsample_groups|d_latents": 64,
     r"num_latents|mamba_d_head|num_filters": 32,
 }
-_MISSING = {"vocab_size": 512, "head_dim": 16}
+_MISSING = {"vocab_size": 512, "head_dim": 16, "image_token_id": 511, "image_token_index": 511}
+_SECTIONED = re.compile("qwen2_vl|qwen2_5_vl|qwen2_5_omni|colqwen2|glm4v|glm_ocr|glm_image|paddleocr_vl")  # three axes
+_WIDE = ("longcat_flash", "mistral4")  # head sizes that must agree
 _MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves out, or what two fields must agree on
     **{name: {"prediction_length": 8} for name in ("autoformer", "informer", "time_series_transformer")},
-    "bamba": {"mamba_n_heads": 4, "mamba_d_head": 32},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 32},
     "falcon_h1": {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 16}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -108,7 +112,7 @@ def _is_whole(cls: type[PreTrainedModel], config: type[PreTrainedConfig]) -> boo
 def _configurations(name: str) -> Iterator[Callable[[], PreTrainedConfig]]:
     """Narrow and shallow; shallow alone; as it comes."""
     cls, more = CONFIG_MAPPING[name], _MORE.get(name, {})
-    for limits in ({**_DEPTHS, **_WIDTHS}, _DEPTHS):
+    for limits in ({**_DEPTHS, **_WIDTHS}, _DEPTHS)[name in _WIDE :]:
         yield lambda limits=limits: _shrunk(cls(), limits, **more)
     yield lambda: cls(**more)
 
@@ -117,7 +121,7 @@ def _shrunk(config: PreTrainedConfig, limits: dict[str, int], **more: Any) -> Pr
     """A configuration made anew with smaller numbers, so that what it derives from them is derived again."""
     usual, narrow = vars(type(config)()), len(limits) > len(_DEPTHS)
     changes = {k: v for k, v in vars(config).items() if v != usual.get(k) and not k.startswith("_")}
-    depths = set()
+    depths: dict[int, list[str]] = {}  # number of layers to the fields that say it
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             changes[name] = _shrunk(value, limits)
@@ -125,20 +129,28 @@ def _shrunk(config: PreTrainedConfig, limits: dict[str, int], **more: Any) -> Pr
             limit = next((size for words, size in limits.items() if re.fullmatch(words, name)), value)
             if limit < value and not (name == "embed_dim" and isinstance(vars(config).get("num_heads"), (list, tuple))):
                 changes[name] = limit
-                depths |= {value} if "layer" in name else set()
-        elif narrow and isinstance(value, dict) and "mrope_section" in value:
-            rest = [size * 8 // sum(value["mrope_section"]) for size in value["mrope_section"][1:]]
-            changes[name] = {**value, "mrope_section": [8 - sum(rest), *rest]}
+                if "layer" in name:
+                    depths.setdefault(value, []).append(name)
+        elif narrow and name.startswith("rope") and isinstance(value, dict) and _has_sections(config, value):
+            changes[name] = {**value, "mrope_section": [1, 1, 2] if "glm4v_moe" in config.model_type else [2, 3, 3]}
         elif value is None and name in _MISSING:
             changes[name] = _MISSING[name]
     for name, value in vars(config).items():  # a list with an item for every layer
         if isinstance(value, (list, tuple)) and len(value) in depths and re.search("layer|block_type", name):
-            changes[name] = value[:2]
+            kinds = list(dict.fromkeys(map(str, value)))
+            changes[name] = (
+                [next(v for v in value if str(v) == kind) for kind in kinds] if len(kinds) > 1 else value[:2]
+            )
+            changes |= {depth: len(changes[name]) for depth in depths[len(value)]}
     for name in changes.keys() & more.keys():
         if isinstance(changes[name], PreTrainedConfig):
             more[name] = type(changes[name])(**{**changes[name].to_diff_dict(), **more[name]})
     changes |= _token_ids(config, changes.get("vocab_size"))
     return type(config)(**{**changes, **more})
+
+
+def _has_sections(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
+    return "mrope_section" in rope or _SECTIONED.match(config.model_type) is not None
 
 
 def _token_ids(config: PreTrainedConfig, vocabulary: int | None) -> dict[str, int]:

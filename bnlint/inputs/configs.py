@@ -9,9 +9,11 @@ from typing import Any
 from torch import nn
 
 from bnlint.inputs.guess import LENGTH, Guess
+from bnlint.inputs.values import parameters_of
 
 _PARTS = ("", "vision_config", "image_config", "audio_config", "text_config", "encoder", "backbone_config")
 _WAVE = 16000  # samples: a second
+_SIDE = 4  # patches along a side
 
 
 def by_name(model: nn.Module, batch: int) -> dict[str, list[Guess]]:
@@ -30,6 +32,7 @@ def by_name(model: nn.Module, batch: int) -> dict[str, list[Guess]]:
         **_pictures(config, batch),
         **_sounds(config, batch),
         **_series(config, batch),
+        **_patches(config, batch, {parameter.name for parameter in parameters_of(model)}),
     }
     return {name: [replace(guess, why="config", told=True) for guess in rows] for name, rows in guesses.items()}
 
@@ -42,6 +45,22 @@ def _pictures(config: Any, batch: int) -> dict[str, list[Guess]]:
     video = replace(image, shape=(batch, frames, channels, height, width))
     first = [video, image] if _number(config, "num_frames", "frames_per_clip") else [image, video]
     return {"pixel_values": first, "pixel_values_videos": [video]}
+
+
+def _patches(config: Any, batch: int, names: set[str]) -> dict[str, list[Guess]]:
+    """Pictures that come cut up, with the number of patches along each side beside them."""
+    side, channels = _anywhere(config, "patch_size"), _anywhere(config, "in_channels", "in_chans", "num_channels") or 3
+    if not side or not names & {"grid_thw", "spatial_shapes"}:
+        return {}
+    if "spatial_shapes" in names:
+        rows = Guess((batch, _SIDE**2, channels * side**2))
+        mask = Guess((batch, _SIDE**2), "int64", fill=1.0)
+        shapes = Guess((batch, 2), "int64", fill=float(_SIDE))
+        return {"pixel_values": [rows], "pixel_attention_mask": [mask], "spatial_shapes": [shapes]}
+    values = channels * side**2 * (_anywhere(config, "temporal_patch_size") or 1)
+    rows = Guess((2 * _SIDE**3, values), batch=None)
+    grid = Guess((2, 3), "int64", fill=float(_SIDE), batch=None)
+    return {"pixel_values": [rows], "hidden_states": [rows], "grid_thw": [grid]}
 
 
 def _sounds(config: Any, batch: int) -> dict[str, list[Guess]]:

@@ -36,13 +36,14 @@ def _channels(guesser: Guesser) -> int | None:
 
 def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
     """transformers: `main_input_name` and the sizes in the configuration."""
-    main = getattr(model, "main_input_name", None)
-    if not guesser.told or main not in guesser.parameters:
+    names = (getattr(model, "main_input_name", None), *guesser.required)
+    main = next((name for name in names if name in guesser.told and name in guesser.parameters), None)
+    if main is None:
         return
     also = [name for name in guesser.required if name != main]
     if attribute(model.config, "is_encoder_decoder") is True:
         also += [name for name in ("decoder_input_ids",) if name in guesser.parameters]
-    for guess in guesser.told.get(main, []):
+    for guess in guesser.told[main]:
         candidate = Candidate({(main,): guess})
         for name in dict.fromkeys(also):
             candidate = guesser.with_parameter(candidate, name)

@@ -14,6 +14,7 @@ from bnlint.graph.frames import Owner, owner
 from bnlint.inputs.guess import LENGTH, Candidate, Path
 from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.trial import Outcome
+from bnlint.inputs.values import Parameter
 from bnlint.inputs.wants import guesses_for
 
 FEW = 8  # recorded ops, below which the number of axes may be wrong altogether
@@ -30,6 +31,7 @@ _RANKS = tuple(
     )
 )
 _WHOLE = re.compile(r"must be (?:long|int|.*integer)|tensors used as indices|IntTensor|LongTensor|Long\b|int64")
+_FLOAT = re.compile(r"either a floating point|expected .*floating|\"\w+\" not implemented for '(?:Long|Int)'")
 _BOOL = re.compile(r"\b[Bb]ool")
 
 
@@ -92,11 +94,17 @@ def rank_asked(error: BaseException) -> int | None:
 def _optional(candidate: Candidate, error: BaseException, guesser: Guesser) -> Iterator[Candidate]:
     """Parameters with a default that turn out to be needed."""
     given = {path[0] for path in candidate.guesses}
-    absent = [name for name, p in guesser.parameters.items() if name not in given and p.default is None]
+    absent = [name for name, p in guesser.parameters.items() if name not in given and _may_be_a_tensor(p)]
     words = " ".join((str(error), *(_source(frame, line) for frame, line in _frames(error)[-2:])))
-    named = [name for name in absent if re.search(rf"\b{re.escape(name)}\b", words)]
+    named = [name for name in absent if re.search(rf"(?i)\b{re.escape(name)}\b", words)]
     for name in named or (absent[:1] if "NoneType" in str(error) else []):
         yield guesser.with_parameter(candidate, name)
+
+
+def _may_be_a_tensor(parameter: Parameter) -> bool:
+    """False for what must be given, or says that it is something else: a flag, a cache."""
+    said = "" if parameter.annotation is Parameter.empty else str(parameter.annotation)
+    return parameter.default is None and (not said or "Tensor" in said or "Any" in said)
 
 
 def _numbers(candidate: Candidate, text: str) -> Iterator[Candidate]:
@@ -118,6 +126,8 @@ def _dtypes(candidate: Candidate, text: str, blamed: list[Path]) -> Iterator[Can
         guess = candidate.guesses[path]
         if _WHOLE.search(text) and not guess.whole:
             yield candidate.having(path, replace(guess, dtype="int64", high=None, fill=None))
+        if _FLOAT.search(text) and guess.whole:
+            yield candidate.having(path, replace(guess, dtype=None, high=None, fill=None))
         if _BOOL.search(text) and guess.dtype != "bool":
             yield candidate.having(path, replace(guess, dtype="bool", fill=1.0))
 

@@ -58,8 +58,8 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """True when nothing failed and the output still has the batch."""
-        return self.finished and not self.failures and self.batch_kept
+        """True when nothing failed and the output still has the batch, or the model itself says that this is it."""
+        return self.finished and not self.failures and (self.batch_kept or self.candidate.told)
 
     @cached_property
     def batch_kept(self) -> bool:
