@@ -103,12 +103,17 @@ def skews(graph: Graph, found: Regrouped) -> bool:
     before = graph.shape(found.source)
     if sum(a != b for a, b in zip(before, found.sizes, strict=False)) != 2 or sorted(before) != sorted(found.sizes):
         return False
-    if any(graph.kind(n) is Kind.PAD for n in graph.origins(found.source, frozenset((Kind.SAME,)))):
+    if any(_padded(graph, n) for n in graph.origins(found.source, frozenset((Kind.SAME,)))):
         return True
     cuts = frozenset((Kind.SAME, Kind.INDEX))
     back = [n for n in graph.destinations(found.node, cuts) if graph.kind(n) is Kind.RESHAPE]
     made = [n for n in graph.origins(found.source, cuts) if graph.kind(n) is Kind.RESHAPE]
     return any(_put_back(graph, found.node, n) for n in back) or any(_put_back(graph, n, found.node) for n in made)
+
+
+def _padded(graph: Graph, node: fx.Node) -> bool:
+    zeros = graph.kind(node) is Kind.CAT and any(graph.kind(n) is Kind.FACTORY for n in node.all_input_nodes)
+    return zeros or graph.kind(node) is Kind.PAD
 
 
 def _put_back(graph: Graph, first: fx.Node, second: fx.Node) -> bool:

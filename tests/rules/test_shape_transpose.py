@@ -250,11 +250,17 @@ def by_padding(s, n, t):
     return F.pad(s, (0, 1)).view(n, 3, 2 * t + 1, t)[:, :, 1:].reshape(n, 3, t, 2 * t)
 
 
+def by_zeros(s, n, t):
+    return torch.cat([s.new_zeros(n, 3, t, 1), s], -1).view(n, 3, 2 * t + 1, t)[:, :, 1:].reshape(n, 3, t, 2 * t)
+
+
 def by_nothing(s, n, t):
     return s.reshape(n, 3, 2 * t, t)
 
 
-@pytest.mark.parametrize(("shift", "wanted"), [(by_cutting, []), (by_padding, []), (by_nothing, ["BN205"])])
+@pytest.mark.parametrize(
+    ("shift", "wanted"), [(by_cutting, []), (by_padding, []), (by_zeros, []), (by_nothing, ["BN205"])]
+)
 def test_relative_shift_is_meant(found, shift, wanted):
     def forward(m, x):
         n, t, _ = x.shape
