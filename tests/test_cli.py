@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bnlint import worker
+from bnlint import parallel, worker
 from bnlint.cli import main
 from bnlint.job import Job, TargetReport
 from bnlint.report import FORMATS
@@ -67,7 +67,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
-    """The jobs the worker was given; each is answered by one warning."""
+    """The jobs the worker was given, one after the other; each is answered by one warning."""
     given: list[Job] = []
 
     def check(job: Job, **options: Any) -> TargetReport:
@@ -75,6 +75,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
         return TargetReport(job.target, findings=[FINDING])
 
     monkeypatch.setattr(worker, "check", check)
+    monkeypatch.setattr(parallel, "_cores", lambda: 1)
     yield given
 
 
