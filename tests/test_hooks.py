@@ -184,7 +184,11 @@ class TestAction:
     def test_install(self, tmp_path: Path, environment: dict[str, str]) -> None:
         log = tmp_path / "log"
         shim(tmp_path / "bin", "python", f'echo "$@" >> {log}; test "$1" != -c')
-        told = {"INSTALL": f"echo own >> {log}", "INSTALL_TORCH": "python -m pip install torch", "ACTION_PATH": "/the/action"}
+        told = {
+            "INSTALL": f"echo own >> {log}",
+            "INSTALL_TORCH": "python -m pip install torch",
+            "ACTION_PATH": "/the/action",
+        }
         assert bash(step("Install"), tmp_path, environment | told).returncode == 0
         assert log.read_text().splitlines() == [
             "own",
