@@ -17,7 +17,7 @@ from pathlib import Path
 from time import process_time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose files are no modules
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from tabulate import tabulate
