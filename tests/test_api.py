@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import bnlint
-from bnlint import audit, worker
+from bnlint import audit, parallel, worker
 from bnlint.config import ConfigError
 from bnlint.job import Job, TargetReport
 from bnlint.registry import RegistryError
@@ -66,6 +66,7 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         return TargetReport(job.target, findings=[FINDING])
 
     monkeypatch.setattr(worker, "check", check)
+    monkeypatch.setattr(parallel, "_cores", lambda: 1)
     return calls
 
 

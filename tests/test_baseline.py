@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bnlint import worker
+from bnlint import parallel, worker
 from bnlint.cli import main
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, Location, Severity, engine_finding
@@ -75,6 +75,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Finding]]:
         return TargetReport(job.target, "failed" if failed else "ok", findings=found[name])
 
     monkeypatch.setattr(worker, "check", check)
+    monkeypatch.setattr(parallel, "_cores", lambda: 1)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bnlint import worker
+from bnlint import parallel, worker
 from bnlint.cli import main
 from bnlint.config.globs import module_pattern, path_pattern
 from bnlint.config.schema import schema
@@ -96,6 +96,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         return TargetReport(job.target, findings=[FINDING])
 
     monkeypatch.setattr(worker, "check", check)
+    monkeypatch.setattr(parallel, "_cores", lambda: 1)
     return given
 
 
