@@ -63,12 +63,15 @@ def audit_module(
     from bnlint.graph.source import locate
     from bnlint.graph.untouched import training_mode, untouched
     from bnlint.inputs.values import unwrapped
+    from bnlint.signal.survey import Survey
 
     model = unwrapped(model)
     rules = [rule(**job.rule_options.get(code, {})) for code, rule in _selected(job).items()]
     run = _Run(job, rules, emit, TargetReport(job.target, device=job.device, parameters=_count(model)))
     found = source or locate(model, None)
     audited = AuditedModel(model, name or type(model).__name__, found, job.loss, job.mode, job.dtype)
+    audited.weights = job.weights
+    audited.look = lambda: Survey(audited.module, loaded=job.weights is not None)
     kept = untouched(model, values=True, parameters=keep_parameters)
     with no_compiler(), kept, training_mode(model, job.mode == "train"):
         run.stages(audited, inputs, user_module)

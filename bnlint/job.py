@@ -24,6 +24,7 @@ class Job:
     device: str = "cpu"
     dtype: str | None = None
     mode: str = "train"
+    weights: str | None = None  # a file with values for the parameters and buffers
     static: bool = False
     select: tuple[str, ...] = ()  # resolved rule codes; empty means all
     rule_paths: tuple[str, ...] = ()

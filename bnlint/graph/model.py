@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bnlint.inputs import Inputs
     from bnlint.signal.predict import Prediction
     from bnlint.signal.probe import ProbeFacts
+    from bnlint.signal.survey import Survey
 
 WEIGHT_LAYERS = frozenset((Kind.CONV, Kind.CONV_TRANSPOSE, Kind.LINEAR, Kind.BILINEAR))
 LAYERS = WEIGHT_LAYERS | {Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER}
@@ -259,6 +260,8 @@ class AuditedModel:
     inputs: Inputs | None = None
     graph: Graph | None = None
     predict: Callable[[], Prediction] | None = None
+    look: Callable[[], Survey] | None = None
+    weights: str | None = None  # the file that the values of the parameters were loaded from
     probe: ProbeFacts | None = None
     record_variant: Callable[[Variant], Graph | None] = lambda variant: None
     _variants: dict[Variant, Graph | None] = field(default_factory=dict)
@@ -290,6 +293,12 @@ class AuditedModel:
     def prediction(self) -> Prediction | None:
         """The signal that the weights promise, worked out when first asked for; None without a recorded run."""
         return self.predict() if self.predict is not None else None
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Which scheme every parameter follows, and whether the model was trained."""
+        assert self.look is not None
+        return self.look()
 
     @cached_property
     def outside(self) -> dict[str, nn.Module]:
