@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ from bnlint.target import TargetError
 from bnlint.watch_files import FilesRead
 from bnlint.worker import STAGES, Emit, TargetFailed
 
+OLDEST_TORCH = (2, 4)
 _Result = TypeVar("_Result")
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
@@ -120,6 +122,7 @@ def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int |
         emit(name)
 
     try:
+        _needs_new_torch()
         return work(enter)
     except KeyboardInterrupt:
         raise
@@ -132,6 +135,18 @@ def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int |
             _limit_memory(None)  # the report needs some, too
         finding = _raised(error, stage, limit)
     raise TargetFailed(job.target, finding, job.device)
+
+
+def _needs_new_torch() -> None:
+    import torch
+
+    from bnlint.failure import failed
+
+    numbers = re.findall(r"\d+", torch.__version__)[:2]  # 2.4.0a0+nv24.07 is new enough
+    if tuple(map(int, numbers)) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        message = f"bnlint needs torch {oldest} or newer, and this environment has {torch.__version__}"
+        raise failed("BN901", message, help="update torch there, or run bnlint in an environment with a newer one")
 
 
 def _raised(error: BaseException, stage: str, limit: int | None) -> Finding:

@@ -16,6 +16,7 @@ from bnlint.config.keys import INPUT_KEYS, KEYS, RUN_KEYS, TARGET_KEYS
 from bnlint.config.kinds import Key
 from bnlint.config.schema import NAME, schema
 from bnlint.registry import load_rules
+from bnlint.removed import REMOVED
 from bnlint.rule import ENGINE_CODES, Rule
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ _TITLES = {
 def page(rule: type[Rule]) -> str:
     """A rule's page in Markdown."""
     facts = f"**{rule.code}** · severity {rule.severity.value} · phase {rule.phase.value}"
+    facts += f" · {rule.state.value} since {rule.since}"
     parts = [_GENERATED, f"# {rule.name}", facts, *_sections(rule.doc())]
     if rule.options():
         rows = [f"| `{key}` | {kind.__name__} | `{value!r}` |" for key, (kind, value) in rule.options().items()]
@@ -57,6 +59,11 @@ def table(rules: dict[str, type[Rule]]) -> str:
     ]
     rows += [f"| {row.code} | {row.name} | {row.severity.value} | {row.summary} |" for row in ENGINE_CODES.values()]
     return "\n".join(["| code | name | severity | what it finds |", "|---|---|---|---|", *rows])
+
+
+def removed() -> str:
+    """The rules that are no more as a Markdown list."""
+    return "\n".join(f"- `{word}` {why}" for word, why in sorted(REMOVED.items())) or "None so far."
 
 
 def keys_table(keys: Iterable[Key]) -> str:
@@ -90,6 +97,8 @@ def generated(root: Path) -> dict[Path, str]:
     for name, keys in (("keys", KEYS), ("target keys", own), ("input keys", INPUT_KEYS)):
         text = _between(text, f"<!-- {name} -->", keys_table(keys))
     files[reference] = text
+    policy = root / "docs" / "versioning.md"
+    files[policy] = _between(policy.read_text(encoding="utf-8"), "<!-- removed -->", removed())
     files[root / NAME] = json.dumps(schema(rules), indent=2) + "\n"
     return files
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from bnlint.removed import REMOVED
 from bnlint.rule import ENGINE_CODES, Phase, Rule, Severity
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def resolve(text: str, rules: Mapping[str, type[Rule]]) -> str:
     names = codes_by_name(rules)
     code = text.upper() if text.upper() in names.values() else names.get(text.lower())
     if code is None:
-        raise RegistryError(f"unknown rule `{text}`{did_you_mean(text, [*names.values(), *names])}")
+        raise RegistryError(f"unknown rule `{text}`{what_became(text, [*names.values(), *names])}")
     return code
 
 
@@ -60,6 +61,12 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     folded = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(word.lower(), folded, n=1)
     return f"; did you mean `{folded[near[0]]}`?" if near else ""
+
+
+def what_became(word: str, choices: Iterable[str]) -> str:
+    """What is to be said of a rule that does not exist: that it was removed, or which one comes near."""
+    gone = next((why for key, why in REMOVED.items() if key.lower() == word.lower()), None)
+    return f"; it {gone}" if gone else did_you_mean(word, choices)
 
 
 def _built_in() -> Iterator[tuple[str, type[Rule]]]:
@@ -153,6 +160,8 @@ def _problem(rule: type[Rule], known: Mapping[str, type[Rule]], *, built_in: boo
     for taken_name, taken_code in codes_by_name(known).items():
         if code == taken_code or name == taken_name:
             return f"takes the code or name of {taken_code} {taken_name}"
+    if code in REMOVED or name in REMOVED:
+        return f"takes the code or name of a rule that {REMOVED.get(code) or REMOVED[name]}"
     return _incomplete(rule)
 
 

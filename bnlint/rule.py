@@ -194,6 +194,7 @@ class EngineCode:
     name: str
     severity: Severity
     summary: str
+    since: str = "0.1.0"
 
 
 ENGINE_CODES: dict[str, EngineCode] = {

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bnlint.job import TargetReport
-from bnlint.registry import codes_by_name, did_you_mean
+from bnlint.registry import codes_by_name, what_became
 from bnlint.rule import ENGINE_CODES, Finding, Location, Place, Rule, Severity, engine_finding
 
 _COMMENT = re.compile(r"#\s*bnlint:\s*(?P<word>[\w-]*)(?:\[(?P<codes>[^\]]*)\])?(?P<rest>.*)")
@@ -135,7 +135,7 @@ class _File:
         if code in _ALWAYS:
             message = f"`{code}` says that a check did not happen, and cannot be ignored"
         elif code is None:
-            message = f"there is no rule `{text}`{did_you_mean(text, [*names.values(), *names])}"
+            message = f"there is no rule `{text}`{what_became(text, [*names.values(), *names])}"
         else:
             return code
         self.problems.append(engine_finding("BN908", message, place=Place("", at)))

@@ -7,16 +7,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bnlint import registry
 from bnlint.cli import main
 from bnlint.rule import ENGINE_CODES
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 0.2  # seconds
+BYTE_CODE = tempfile.mkdtemp(prefix="bnlint-bytecode-")  # pip compiles what it installs, so that is what people meet
 RULE = '''\
 from bnlint.rule import Phase, Rule, Severity
 
@@ -73,8 +76,12 @@ class TestRules:
             "severity": "warning",
             "phase": "modules",
             "summary": "Finds what the test wants found.",
-            "options": {"limit": {"type": "float", "default": 2.5}},
-            "url": "docs/rules/own-rule.md",
+            "state": "stable",
+            "since": "0.1.0",
+            "enabled": True,
+            "because": "by default",
+            "options": {"limit": {"type": "float", "default": 2.5, "value": 2.5}},
+            "url": None,
         }
         assert (rows["BN904"]["family"], rows["BN904"]["phase"]) == ("meta", None)
 
@@ -85,6 +92,48 @@ class TestRules:
         assert out.startswith("XX101 own-rule\n")
         assert "Why it matters" in out
         assert "limit" in out and "2.5" in out
+
+    @pytest.mark.parametrize(
+        ("told", "on", "because"),
+        [
+            ("", True, "by default"),
+            ('ignore = ["XX"]', False, "ignore XX in bnlint.toml"),
+            ('select = ["norm"]', False, "not in select in bnlint.toml"),
+            ('select = ["norm"]\nextend-select = ["own-rule"]', True, "extend-select own-rule in bnlint.toml"),
+        ],
+    )
+    def test_the_configuration_counts(self, run: Run, project: Path, told: str, on: bool, because: str) -> None:
+        (project / "bnlint.toml").write_text(
+            f'{told}\nrule-paths = ["own.py"]\nseverity.XX101 = "info"\nrules.XX101.limit = 4\n'
+        )
+        row = next(row for row in json.loads(run("rules", "--json")[1]) if row["code"] == "XX101")
+        assert (row["enabled"], row["because"], row["severity"]) == (on, because, "info")
+        assert row["options"]["limit"]["value"] == 4
+        line = next(line for line in run("rules")[1].splitlines() if line.startswith("XX101"))
+        assert line.split()[2:5] == ["info", "modules", "on" if on else "off"]
+        assert because in run("rule", "own-rule")[1]
+        assert run("rule", "own-rule", "--isolated")[0] == 2
+
+    def test_options_say_what_is_on(self, run: Run) -> None:
+        rows = json.loads(run("rules", "--json", "--select", "BN1", "--ignore", "BN101,BN908")[1])
+        off = {row["code"]: row["because"] for row in rows if not row["enabled"]}
+        assert (off["BN101"], off["BN908"], off["BN201"]) == ("ignore BN101", "ignore BN908", "not in select")
+        assert not off.keys() & {"BN102", "BN901", "BN907"}
+
+    def test_rules_in_preview(self, run: Run, project: Path) -> None:
+        text = RULE.replace("limit: float", 'state = State.PREVIEW\n    since = "0.2.0"\n\n    limit: float')
+        (project / "own.py").write_text(text.replace("import Phase, Rule", "import Phase, Rule, State"))
+        for options, on in ((["--rule-path", "own.py"], "off"), (["--rule-path", "own.py", "--preview"], "on")):
+            line = next(line for line in run("rules", *options)[1].splitlines() if line.startswith("XX101"))
+            assert line.split()[4:6] == [on, "(preview)"]
+            assert f"preview since 0.2.0; {on}" in run("rule", "XX101", *options)[1]
+
+    @pytest.mark.parametrize("args", [["rule", "BN999"], ["rules", "--select", "bn999"], ["rule", "old-name"]])
+    def test_what_became_of_a_rule(self, run: Run, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+        for key in ("BN999", "old-name"):
+            monkeypatch.setitem(registry.REMOVED, key, "was merged into BN401 in 0.3.0")
+        code, _, error = run(*args)
+        assert (code, "it was merged into BN401" in error) == (2, True)
 
     def test_one_engine_code(self, run: Run) -> None:
         assert run("rule", "timed-out")[:2] == run("rule", "BN905")[:2]
@@ -118,6 +167,7 @@ def quickest(folder: Path, *args: str) -> float:
     """The processor seconds of the quickest of up to ten runs: other work on the machine only ever adds to them."""
     command = [sys.executable, "-m", "bnlint", *args]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": BYTE_CODE}
     best = float("inf")
     for _ in range(10):
         before = os.times()

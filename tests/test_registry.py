@@ -46,6 +46,13 @@ def write_rule(folder: Path, **changes: str) -> Path:
     return file
 
 
+def test_the_code_or_name_of_a_removed_rule_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("XX101", "own-rule"):
+        monkeypatch.setattr(registry, "REMOVED", {key: "was removed in 0.2.0"})
+        with pytest.raises(RegistryError, match=r"removed in 0\.2\.0"):
+            load_rules([str(write_rule(tmp_path / key))])
+
+
 class _Entry:
     """What importlib.metadata gives for an entry point."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bnlint import worker
-from bnlint.job import Job
+from bnlint.job import Job, TargetReport
 from bnlint.rule import engine_finding
 from bnlint.worker import TargetFailed
 
@@ -242,6 +242,18 @@ def in_process(monkeypatch, run):
 
     monkeypatch.setattr(audit, "run", run)
     return worker.check(Job("net.py:Net"), isolate=False)
+
+
+@pytest.mark.parametrize(
+    ("version", "old"), [("2.3.1+cu121", True), ("1.13.0", True), ("2.4.0a0+nv24.07", False), ("2.13.0", False)]
+)
+def test_an_old_torch_is_told_apart(monkeypatch, version, old):
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    report = in_process(monkeypatch, lambda job, emit: TargetReport(job.target))
+    assert [finding.code for finding in report.findings] == ["BN901"] * old
+    assert report.status == ("failed" if old else "ok")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from bnlint.config import DTYPES, FAMILIES, LOSSES, MODES, Plan, find_config, folder_of, parse_size
+from bnlint.config import DTYPES, FAMILIES, LOSSES, MODES, ConfigError, Plan, find_config, folder_of, parse_size
 from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,8 +56,9 @@ def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
     before, comma, word = incomplete.rpartition(",")
     try:
-        names = codes_by_name(load_rules(ctx.params.get("rule_paths") or ()))
-    except RegistryError:
+        told = ctx.params.get("rule_paths") or Plan(find_config(Path.cwd())).default.rule_paths
+        names = codes_by_name(load_rules(told))
+    except (RegistryError, ConfigError):
         return []
     found = {**{code: name for name, code in names.items()}, **names, **dict.fromkeys((*FAMILIES, "ALL"))}
     near = sorted(key for key in found if key.lower().startswith(word.lower()))
@@ -65,6 +66,17 @@ def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 _RULES: dict[str, Any] = {"multiple": True, "metavar": "RULES", "shell_complete": complete_rules}
+_SELECTING = (
+    option("Rules", "--select", **_RULES, help="Codes, prefixes (BN2), names, families or ALL."),
+    option("Rules", "--extend-select", **_RULES, help="Run these, too."),
+    option("Rules", "--ignore", **_RULES, help="Do not run these; the more specific one wins."),
+    option("Rules", "--preview/--no-preview", help="Also run rules that are in preview."),
+    option("Rules", "--rule-path", "rule_paths", multiple=True, metavar="PATH", help="File or folder with more rules."),
+)
+_CONFIGURING = (
+    option("Configuration", "--config", "configs", multiple=True, metavar="FILE|KEY=VALUE", help="File or setting."),
+    option("Configuration", "--isolated", is_flag=True, help="Read no configuration file."),
+)
 _CHECKING = (
     click.argument("targets", nargs=-1),
     option("Input", "--input", "inputs", multiple=True, metavar="SPEC", help="8x3x32x32, int64[8,9]<100, name=SPEC."),
@@ -81,43 +93,26 @@ _CHECKING = (
     option("Run", "--cache/--no-cache", default=True, help="Answer for unchanged targets from earlier runs (default)."),
     option("Run", "--cache-dir", metavar="FOLDER", help="Where these answers are; default: the user's cache folder."),
     option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
-    option(
-        "Rules",
-        "--select",
-        multiple=True,
-        metavar="RULES",
-        shell_complete=complete_rules,
-        help="Codes, prefixes (BN2), names, families or ALL.",
-    ),
-    option(
-        "Rules",
-        "--extend-select",
-        multiple=True,
-        metavar="RULES",
-        shell_complete=complete_rules,
-        help="Run these, too.",
-    ),
-    option(
-        "Rules",
-        "--ignore",
-        multiple=True,
-        metavar="RULES",
-        shell_complete=complete_rules,
-        help="Do not run these; the more specific one wins.",
-    ),
-    option("Rules", "--preview/--no-preview", help="Also run rules that are in preview."),
-    option("Rules", "--rule-path", "rule_paths", multiple=True, metavar="PATH", help="File or folder with more rules."),
+    *_SELECTING,
     option("Rules", "--inline-ignores/--no-inline-ignores", default=True, help="Heed comments (default)."),
-    option("Configuration", "--config", "configs", multiple=True, metavar="FILE|KEY=VALUE", help="File or setting."),
+    *_CONFIGURING,
     option("Configuration", "--baseline", metavar="FILE", help="Known findings; default: bnlint-baseline.json."),
-    option("Configuration", "--isolated", is_flag=True, help="Read no configuration file."),
     option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint."),
 )
 
 
 def checking(function: _Function) -> _Function:
     """Gives a command the targets and the options of a check, for `planned`."""
-    for decorate in reversed(_CHECKING):
+    return _with(_CHECKING, function)
+
+
+def selecting(function: _Function) -> _Function:
+    """Gives a command the options that say which rules run, for `planned`."""
+    return _with((*_SELECTING, *_CONFIGURING), function)
+
+
+def _with(decorators: Sequence[Callable[[_Function], _Function]], function: _Function) -> _Function:
+    for decorate in reversed(decorators):
         function = decorate(function)
     return function
 

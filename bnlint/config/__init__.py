@@ -3,7 +3,7 @@
 from bnlint.config.files import Config, find_config, folder_of
 from bnlint.config.kinds import ConfigError
 from bnlint.config.plan import Check, Plan
-from bnlint.config.selection import FAMILIES, Chosen, Selection, choose, selected_codes
+from bnlint.config.selection import FAMILIES, Chosen, Decision, Selection, choose, decided, selected_codes
 from bnlint.config.settings import DTYPES, LOSS_ALIASES, LOSSES, MODES, Settings, parse_size
 
 __all__ = [
@@ -16,10 +16,12 @@ __all__ = [
     "Chosen",
     "Config",
     "ConfigError",
+    "Decision",
     "Plan",
     "Selection",
     "Settings",
     "choose",
+    "decided",
     "find_config",
     "folder_of",
     "parse_size",

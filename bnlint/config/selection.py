@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnlint.config.globs import module_pattern, path_pattern
 from bnlint.config.kinds import FLAG, NUMBER, TEXT, WHOLE, ConfigError
-from bnlint.registry import codes_by_name, did_you_mean
+from bnlint.registry import codes_by_name, did_you_mean, what_became
 from bnlint.rule import ENGINE_CODES, Finding, Rule, Severity, State
 
 if TYPE_CHECKING:
@@ -42,7 +42,20 @@ class Selection:
     select: tuple[str, ...] | None = None
     extend_select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    origin: str = ""
+    origin: str = ""  # the file it stands in; empty for options
+
+    @property
+    def by(self) -> str:
+        """Where it stands, for the end of a phrase."""
+        return f" in {self.origin}" if self.origin else ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a code may be reported, and what decided it."""
+
+    on: bool
+    why: str
 
 
 @dataclass(frozen=True)
@@ -90,26 +103,31 @@ def choose(rules: Rules, settings: Settings) -> Chosen:
 
 
 def selected_codes(rules: Rules, selections: Sequence[Selection] = (), *, preview: bool = False) -> frozenset[str]:
-    """The codes that may be reported: the rules selected, and bnlint's own BN9xx words.
+    """The codes that may be reported: the rules selected, and bnlint's own BN9xx words."""
+    return frozenset(code for code, row in decided(rules, selections, preview=preview).items() if row.on)
+
+
+def decided(rules: Rules, selections: Sequence[Selection] = (), *, preview: bool = False) -> dict[str, Decision]:
+    """Whether each code may be reported, and why.
 
     Within a layer the more specific selector wins and, between equals, `ignore` does. Only BN9xx codes below error can
     be ignored: that a check did not happen is never silent.
     """
-    chosen = {code for code, rule in rules.items() if preview or rule.state is not State.PREVIEW}
-    own = set(ENGINE_CODES)
+    found = dict.fromkeys((*rules, *ENGINE_CODES), Decision(True, "by default"))
+    if not preview:
+        found |= {code: Decision(False, "in preview") for code, rule in rules.items() if rule.state is State.PREVIEW}
     for layer in selections:
-        wanted = dict(_wanted(rules, layer, preview))
-        enabled = {code for code, on in wanted.items() if on}
-        chosen = enabled if layer.select is not None else chosen - wanted.keys() | enabled
-        own = own - wanted.keys() | enabled
-    if rules and not chosen & rules.keys():
+        if layer.select is not None:
+            found |= dict.fromkeys(rules, Decision(False, f"not in select{layer.by}"))
+        found |= _wanted(rules, layer, preview)
+    if rules and not any(found[code].on for code in rules):
         raise ConfigError("the selection leaves no rule to run; name at least one in --select, or ignore fewer")
-    return frozenset(chosen & rules.keys() | own & ENGINE_CODES.keys() | ALWAYS)
+    return found | dict.fromkeys(ALWAYS, Decision(True, "always"))
 
 
-def _wanted(rules: Rules, layer: Selection, preview: bool) -> Iterator[tuple[str, bool]]:
-    """Each code that a layer speaks of, and whether it wants it."""
-    wanted: dict[str, tuple[int, bool]] = {}
+def _wanted(rules: Rules, layer: Selection, preview: bool) -> Iterator[tuple[str, Decision]]:
+    """What a layer says of each code that it speaks of."""
+    wanted: dict[str, tuple[int, bool, str]] = {}
     groups = (("select", layer.select or (), False), ("extend-select", layer.extend_select, False))
     for key, selectors, ignored in (*groups, ("ignore", layer.ignore, True)):
         for selector in filter(None, ",".join(selectors).replace(" ", "").split(",")):
@@ -119,8 +137,9 @@ def _wanted(rules: Rules, layer: Selection, preview: bool) -> Iterator[tuple[str
                 if hidden and weight == _EXACT:
                     raise ConfigError(f"the rule `{selector}` is in preview; --preview, or `preview = true`, allows it")
                 if not hidden:
-                    wanted[code] = max(wanted.get(code, (-1, True)), (weight, ignored))
-    return ((code, not ignored) for code, (_, ignored) in wanted.items())
+                    row = (weight, ignored, f"{key} {selector}{layer.by}")
+                    wanted[code] = max(wanted.get(code, (-1, True, "")), row)
+    return ((code, Decision(not ignored, why)) for code, (_, ignored, why) in wanted.items())
 
 
 def matches(selector: str, rules: Rules, where: str = "") -> tuple[int, set[str]]:
@@ -136,7 +155,7 @@ def matches(selector: str, rules: Rules, where: str = "") -> tuple[int, set[str]
     found = {code for code in codes if code.startswith(prefix) and code.rstrip("0123456789") == letters}
     if not found and prefix not in FAMILIES.values():
         known = [*sorted(codes), *names, *FAMILIES, *FAMILIES.values(), "ALL"]
-        raise ConfigError(f"{where}unknown rule selector `{selector}`{did_you_mean(text, known)}")
+        raise ConfigError(f"{where}unknown rule selector `{selector}`{what_became(text, known)}")
     return len(prefix), found
 
 
@@ -159,7 +178,7 @@ def _options(rules: Rules, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[
     for key, table in tables.items():
         code = key.upper() if key.upper() in rules else names.get(key.lower())
         if code is None:
-            raise ConfigError(f"rules: unknown rule `{key}`{did_you_mean(key, [*rules, *names])}")
+            raise ConfigError(f"rules: unknown rule `{key}`{what_became(key, [*rules, *names])}")
         known = rules[code].options()
         values = {}
         for name, value in table.items():

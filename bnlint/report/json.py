@@ -66,7 +66,7 @@ def finding_values(finding: Finding) -> dict[str, Any]:
         "evidence": plain(finding.evidence),
         "fingerprint": finding.fingerprint,
         "suppressed": finding.suppressed,
-        "url": rule_url(finding.name),
+        "url": rule_url(finding.code, finding.name),
     }
 
 

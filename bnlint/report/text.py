@@ -73,10 +73,11 @@ def position(at: Location) -> str:
     return f"{clean(relative(at.file))}:{at.line}{column}"
 
 
-def rule_url(name: str) -> str:
-    """Where the page of a rule is; bnlint's own BN9xx share one."""
-    own = any(name == row.name for row in ENGINE_CODES.values())
-    return f"docs/rules/{'index' if own else name}.md"
+def rule_url(code: str, name: str) -> str | None:
+    """Where the page of a rule is; bnlint's own BN9xx share one, and those of plugins are not known."""
+    if not code.startswith("BN"):
+        return None
+    return f"docs/rules/{'index' if code in ENGINE_CODES else name}.md"
 
 
 def bold(text: str, look: Look, severity: Severity | None = None) -> str:
