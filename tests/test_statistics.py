@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnlint.signal.statistics import NodeStats, extremes, measurable, moments, norm, summary
+from bnlint.signal.watch import on_host
 
 
 def stats_of(value: torch.Tensor, batch: int | None = 0, channel: int | None = None) -> NodeStats:
     numbers, layout = moments(value, batch, channel)
-    return summary([float(n) for n in (*extremes(value), *numbers)], layout)
+    return summary(on_host({**extremes(value), **numbers}), layout)
 
 
 def plain(value: torch.Tensor, batch: int, channel: int | None) -> tuple[float, float, float, float]:

@@ -157,7 +157,7 @@ def _parameter_stats(model: nn.Module) -> dict[str, ParameterStats]:
     rows: dict[str, list[torch.Tensor]] = {}
     for parameter, (name, *_) in found.values():
         gradient = parameter.grad if measurable(parameter.grad) else None
-        rows[name] = [norm(parameter), *([norm(gradient), *extremes(gradient)] if gradient is not None else [])]
+        rows[name] = [norm(parameter), *([norm(gradient), *extremes(gradient).values()] if gradient is not None else [])]
     numbers = to_host(rows)
     return {
         name: _parameter(numbers[names[0]], trainable=parameter.requires_grad)

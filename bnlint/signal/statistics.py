@@ -1,4 +1,4 @@
-"""Statistics of one activation: reduced on its device to a few numbers, put together on the host.
+"""Statistics of one activation: reduced on its device to a few numbers a channel, put together on the host.
 
 A value is seen as samples x positions x channels. Deviations are taken from the means first and squared afterwards
 (two passes), so that a spread far below the mean is not lost; half precision is widened to float32 before anything.
@@ -7,7 +7,7 @@ A value is seen as samples x positions x channels. Deviations are taken from the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -16,6 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
+_CHUNK = 1 << 18  # entries whose deviations a CPU takes at a time: they stay in its cache
+_SAME = 1e-6  # a channel varies when its deviation is more than this of its size
+_CERTAIN = 4.7534  # standard deviations that a normal variable exceeds with probability 1e-6
+_FEWEST_ROWS = 16  # values of a unit that say anything about its sign
+_FEWEST_FOR_RANK = 40
+_RANK_ROWS = 256  # rows of a value that its rank is taken from
+
+Numbers = Mapping[str, torch.Tensor]
 
 
 @dataclass
@@ -30,6 +38,12 @@ class NodeStats:
     second_moment: float | None = None
     similarity: float | None = None  # mean cosine between two samples; 1 when all are the same
     gradient: float | None = None  # norm of the loss's gradient with respect to this value
+    channels: int | None = None
+    constant: int | None = None  # channels that are the same for every sample and at every position
+    off: int | None = None  # channels that are never above zero, by a margin no chance explains
+    on: int | None = None  # channels as far on the other side
+    saturated: float | None = None  # share of entries that a sigmoid or tanh maps to its limits
+    rank: float | None = None  # effective rank of the rows over the largest they could have
 
     @property
     def finite(self) -> bool:
@@ -64,54 +78,124 @@ def measurable(value: object) -> TypeGuard[torch.Tensor]:
     )
 
 
-def extremes(value: torch.Tensor) -> list[torch.Tensor]:
+def extremes(value: torch.Tensor) -> dict[str, torch.Tensor]:
     """Minimum and maximum; NaN in both when there is one."""
     low, high = torch.aminmax(value.detach())
-    return [low, high]
+    return {"minimum": low, "maximum": high}
 
 
-def moments(value: torch.Tensor, batch: int | None, channel: int | None) -> tuple[list[torch.Tensor], Layout]:
-    """The mean and the norms of three deviations: of samples from their mean, of positions, of channels.
+def moments(value: torch.Tensor, batch: int | None, channel: int | None) -> tuple[dict[str, torch.Tensor], Layout]:
+    """Each channel's mean, and its squared deviations: of samples from their mean, and of positions from the channel's.
 
     `batch` and `channel` are axes. Without a batch axis the value is one sample; without a channel axis every position
-    is a channel of its own.
+    is a channel of its own, and only sums over the channels are given.
     """
     x = widened(value.detach())
     if batch is None:
         x, batch, channel = x.unsqueeze(0), 0, channel + 1 if channel is not None else None
     average = x.mean(batch)
-    within = torch.linalg.vector_norm(x - average.unsqueeze(batch))
     samples, features = x.shape[batch], average.numel()
     if channel is None:
-        channels = average.flatten()
-        between = torch.zeros_like(within)
-    else:
-        rows = average.movedim(channel - (channel > batch), 0).flatten(1) if average.ndim > 1 else average[:, None]
-        channels = rows.mean(1)
-        between = torch.linalg.vector_norm(rows - channels[:, None])
-    mean = channels.mean()
-    apart = torch.linalg.vector_norm(channels - mean)
-    count = channels.numel()
-    return [mean, within, between, apart], Layout(samples, features // count, count)
+        within, means = _squares(x, average, batch, None).sum(), average.flatten()
+        mean = means.mean()
+        return {"mean": mean, "within": within, "apart": (means - mean).square_().sum()}, Layout(samples, 1, features)
+    numbers = {"mean": average, "within": _squares(x, average, batch, channel)}
+    channels = x.shape[channel]
+    if average.ndim > 1:
+        rows = average.movedim(channel - (channel > batch), 0).flatten(1)
+        numbers["mean"] = rows.mean(1)
+        numbers["between"] = (rows - numbers["mean"][:, None]).square_().sum(1)
+    return numbers, Layout(samples, features // channels, channels)
 
 
-def summary(numbers: Sequence[float], layout: Layout | None = None) -> NodeStats:
-    """Puts together what `extremes` and, with a layout, `moments` measured."""
-    stats = NodeStats(numbers[0], numbers[1])
+def _squares(x: torch.Tensor, average: torch.Tensor, batch: int, channel: int | None) -> torch.Tensor:
+    """Sums over each channel, or over the samples alone, of the squared deviations from `average`."""
+    average = average.unsqueeze(batch)
+    axes = [d for d in range(x.ndim) if d != channel] if channel is not None else [batch]
+    size = max(1, _CHUNK // average.numel()) if x.device.type == "cpu" else x.shape[batch]
+    parts = [(part - average).square_().sum(axes) for part in x.split(size, batch)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def highest(value: torch.Tensor, channel: int) -> torch.Tensor:
+    """The maximum of each channel."""
+    return value.detach().amax([d for d in range(value.ndim) if d != channel])
+
+
+def saturation(value: torch.Tensor, limit: float = 5.0, mask: float = 1e6) -> torch.Tensor:
+    """The share of entries beyond `limit`; those beyond `mask` are masked on purpose."""
+    size = widened(value.detach()).abs()
+    return ((size > limit) & (size < mask)).float().mean()
+
+
+def flatness(value: torch.Tensor, channel: int) -> dict[str, torch.Tensor]:
+    """The sum of the squared shares of the principal directions: one over the effective rank of the centred rows.
+
+    Empty where there are too few rows or channels to speak of a rank.
+    """
+    rows = value.detach().movedim(channel, -1)
+    count = rows.numel() // rows.shape[-1]
+    if min(count, rows.shape[-1]) < _FEWEST_FOR_RANK:
+        return {}
+    picked = torch.arange(0, count, max(1, count // _RANK_ROWS), device=value.device)[:_RANK_ROWS]
+    index = []
+    for size in reversed(rows.shape[:-1]):
+        index.append(picked % size)
+        picked = picked // size
+    x = widened(rows[tuple(reversed(index))])
+    x = x - x.mean(0)
+    x = x / torch.linalg.vector_norm(x)
+    products = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
+    return {"flatness": torch.linalg.vector_norm(products).square()}
+
+
+def summary(numbers: Numbers, layout: Layout | None = None) -> NodeStats:
+    """Puts together what the functions above measured; `layout` is that of `moments`."""
+    stats = NodeStats(float(numbers["minimum"]), float(numbers["maximum"]))
+    if "gradient" in numbers:
+        stats.gradient = float(numbers["gradient"])
     if layout is None:
         return stats
-    mean, within, between, apart = numbers[2:]
     n, positions, channels = layout.samples, layout.positions, layout.channels
     rows, total = n * positions, n * positions * channels
-    inside = within * within + n * between * between  # `**` would raise where this gives inf
-    stats.mean = mean
-    stats.std = math.sqrt((inside + rows * apart * apart) / total)
-    stats.second_moment = stats.std * stats.std + mean * mean
+    stats.mean = float(numbers["mean"].mean())
+    within = float(numbers["within"].sum())
+    inside = within + (n * float(numbers["between"].sum()) if "between" in numbers else 0.0)
+    apart = float(numbers["apart"] if "apart" in numbers else (numbers["mean"] - stats.mean).square().sum())
+    stats.std = math.sqrt((inside + rows * apart) / total)
+    stats.second_moment = stats.std * stats.std + stats.mean * stats.mean
     if rows > 1:
         stats.spread = math.sqrt(inside / (channels * (rows - 1)))
     if n > 1 and stats.second_moment > 0:
-        stats.similarity = 1 - within * within / ((n - 1) * positions * channels) / stats.second_moment
+        stats.similarity = 1 - within / ((n - 1) * positions * channels) / stats.second_moment
+    if "apart" not in numbers and rows > 1:
+        _count_channels(stats, numbers, rows, n)
+    if "saturated" in numbers:
+        stats.saturated = float(numbers["saturated"])
+    if "flatness" in numbers:
+        stats.rank = 1 / float(numbers["flatness"]) / min(rows, channels, _RANK_ROWS)
     return stats
+
+
+def _count_channels(stats: NodeStats, numbers: Numbers, rows: int, samples: int) -> None:
+    """How many channels do not vary, and how many are always on one side of zero."""
+    mean = numbers["mean"]
+    inside = numbers["within"] + samples * numbers["between"] if "between" in numbers else numbers["within"]
+    deviation = (inside / (rows - 1)).sqrt()
+    stats.channels = mean.numel()
+    stats.constant = int((deviation <= _SAME * mean.abs()).sum())
+    if "highest" in numbers and rows >= _FEWEST_ROWS:
+        reach = deviation * _margin(rows)
+        stats.off = int(((mean + reach < 0) & (numbers["highest"] <= 0)).sum())
+        stats.on = int((mean - reach > 0).sum())
+
+
+def _margin(rows: int) -> float:
+    """How many standard deviations from the mean of `rows` values the next one lies with probability 1e-6 (Student)."""
+    z, n = _CERTAIN, rows - 1
+    first, second = (z**3 + z) / (4 * n), (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    return (z + first + second + third) * math.sqrt(1 + 1 / rows)
 
 
 def norm(value: torch.Tensor) -> torch.Tensor:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
 
+from bnlint.graph.activations import activation_name
 from bnlint.graph.axes import Role, holds_batch, roles
-from bnlint.graph.model import LAYERS, SHAPE_ONLY, Graph
+from bnlint.graph.model import LAYERS, SHAPE_ONLY, WEIGHT_LAYERS, Graph
 from bnlint.graph.nest import tensors
 from bnlint.graph.ops import Kind, op_name
-from bnlint.signal.statistics import Layout, NodeStats, extremes, measurable, moments, norm, summary
-from bnlint.signal.trunk import RESAMPLING
+from bnlint.signal.statistics import (
+    Layout,
+    NodeStats,
+    extremes,
+    flatness,
+    highest,
+    measurable,
+    moments,
+    norm,
+    saturation,
+    summary,
+)
+from bnlint.signal.trunk import RESAMPLING, trunk
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 # Views and selections make no new values; neither does the `empty` family, whose values mean nothing.
 _NO_VALUES = SHAPE_ONLY | {Kind.SPLIT, Kind.CONSTANT, Kind.OUTPUT}
@@ -21,6 +35,9 @@ _CASTS = frozenset(("to", "type", "half", "bfloat16", "float", "double", "nan_to
 _UNWRITTEN = frozenset(("empty", "empty_like", "new_empty", "empty_strided", "new", "resize", "resize_as", "set"))
 _MEASURED = LAYERS | RESAMPLING | {Kind.NORM, Kind.ADD, Kind.MUL, Kind.CAT, Kind.EMBEDDING, Kind.INPUT}
 _GRADIENTS = LAYERS | {Kind.NORM, Kind.ADD}
+_RECTIFIERS = frozenset(("relu", "relu6"))
+_SQUASHING = frozenset(("sigmoid", "tanh"))
+_MAX_RANKS = 12  # layers of the trunk whose rank is measured
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
 
@@ -30,7 +47,9 @@ class Watch:
     def __init__(self, graph: Graph, backward: bool) -> None:
         self.graph, self.backward = graph, backward
         self.matcher = _Matcher(graph)
-        self.numbers: dict[str, list[torch.Tensor]] = {}
+        self.rectified, self.squashed = _read_by(graph, _RECTIFIERS), _read_by(graph, _SQUASHING)
+        self.ranked = _ranked(graph)
+        self.numbers: dict[str, dict[str, torch.Tensor]] = {}
         self.layouts: dict[str, Layout] = {}
         self.gradients: dict[str, torch.Tensor] = {}
 
@@ -41,13 +60,26 @@ class Watch:
         if node is None or value is None or not _has_values(self.graph, node):
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():  # the recorder need not see what is done here
-            numbers = extremes(value)
-            if _is_measured(self.graph, node):
-                found, self.layouts[node.name] = moments(value, *batch_and_channel(self.graph, node, value))
-                numbers += found
-        self.numbers[node.name] = numbers
+            self.numbers[node.name] = extremes(value)
+            if _is_measured(self.graph, node) or node in self.squashed:
+                self._measure(node, value)
         if self.backward and value.requires_grad and self.graph.kind(node) in _GRADIENTS:
             value.register_hook(self._keeper(node.name))  # type: ignore[no-untyped-call]
+
+    def _measure(self, node: fx.Node, value: torch.Tensor) -> None:
+        """The moments of a value, and what the ops that read it make worth knowing."""
+        numbers = self.numbers[node.name]
+        batch, channel = batch_and_channel(self.graph, node, value)
+        found, self.layouts[node.name] = moments(value, batch, channel)
+        numbers.update(found)
+        if node in self.squashed:
+            numbers["saturated"] = saturation(value)
+        if channel is None:
+            return
+        if node in self.rectified and not _is_batch_normed(self.graph, node):
+            numbers["highest"] = highest(value, channel)
+        if node in self.ranked:
+            numbers.update(flatness(value, channel))
 
     def _keeper(self, name: str) -> Callable[[torch.Tensor], None]:
         def keep(gradient: torch.Tensor) -> None:
@@ -58,13 +90,12 @@ class Watch:
 
     def fetch(self) -> dict[str, NodeStats]:
         """Copies everything to the host."""
-        rows = to_host(self.numbers)
-        norms = to_host({name: [value] for name, value in self.gradients.items()})
-        found: dict[str, NodeStats] = {}
-        for name, numbers in rows.items():
-            found[name] = summary(numbers, self.layouts.get(name))
-            found[name].gradient = norms[name][0] if name in norms else None
-        return found
+        keyed = {(name, what): value for name, numbers in self.numbers.items() for what, value in numbers.items()}
+        keyed |= {(name, "gradient"): value for name, value in self.gradients.items()}
+        rows: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.numbers}
+        for (name, what), value in on_host(keyed).items():
+            rows[name][what] = value
+        return {name: summary(numbers, self.layouts.get(name)) for name, numbers in rows.items()}
 
     def output_axes(self) -> dict[tuple[int, ...], int]:
         """Which axis holds the classes or features, by the shape of an output."""
@@ -145,19 +176,50 @@ def batch_and_channel(graph: Graph, node: fx.Node, value: torch.Tensor) -> tuple
     return batch, channel if channel != batch else None
 
 
-def to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
-    """Numbers that lie on a device, each row a list of scalars, in one copy per device."""
-    flat = [number for row in rows.values() for number in row]
-    if not flat:
+def _read_by(graph: Graph, names: frozenset[str]) -> frozenset[fx.Node]:
+    """The nodes that activations of these names are applied to."""
+    found: set[fx.Node] = set()
+    for node in graph.of_kind(Kind.ACTIVATION):
+        source = graph.data(node)
+        if source is not None and activation_name(graph, node) in names:
+            found.update(graph.origins(source))
+    return frozenset(found)
+
+
+def _ranked(graph: Graph) -> frozenset[fx.Node]:
+    """Weight layers spread over the trunk, the first and the last among them."""
+    layers = [node for node in trunk(graph) if graph.kind(node) in WEIGHT_LAYERS]
+    step = max(1.0, (len(layers) - 1) / (_MAX_RANKS - 1))
+    return frozenset(layers[round(i * step)] for i in range(min(len(layers), _MAX_RANKS)))
+
+
+def _is_batch_normed(graph: Graph, node: fx.Node) -> bool:
+    """True where each channel is normalised over the batch: how it lies to zero is a matter of two parameters."""
+    module = graph.module(node)
+    of_batch = isinstance(module, nn.modules.batchnorm._NormBase)
+    return of_batch and (module.training or module.running_mean is None)
+
+
+def on_host(values: Mapping[_Key, torch.Tensor]) -> dict[_Key, torch.Tensor]:
+    """Tensors that lie on a device, in one copy: on the CPU, in float64."""
+    if not values:
         return {}
-    device = flat[-1].device
+    device = next(reversed(values.values())).device
     exact = torch.float64 if device.type == "cpu" else torch.float32
-    values = iter(torch.stack([_whole(number).to(device=device, dtype=exact) for number in flat]).tolist())
-    return {name: [next(values) for _ in row] for name, row in rows.items()}
+    whole = [_whole(value) for value in values.values()]
+    flat = torch.cat([value.reshape(-1).to(device=device, dtype=exact) for value in whole])
+    parts = flat.cpu().double().split([value.numel() for value in whole])
+    return {key: part.reshape(value.shape) for (key, value), part in zip(values.items(), parts, strict=True)}
 
 
-def _whole(number: torch.Tensor) -> torch.Tensor:
+def to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
+    """Numbers that lie on a device, each row a list of scalars, in one copy."""
+    found = on_host({(name, i): number for name, row in rows.items() for i, number in enumerate(row)})
+    return {name: [float(found[name, i]) for i in range(len(row))] for name, row in rows.items()}
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
     """A number that processes hold parts of (a DTensor), as the sum of the parts."""
-    join = getattr(number, "full_tensor", None)
-    whole: torch.Tensor = join() if join is not None else number
+    join = getattr(value, "full_tensor", None)
+    whole: torch.Tensor = join() if join is not None else value
     return whole

@@ -1,0 +1,169 @@
+"""What the probe costs beside the forward and backward pass that it measures, in wall time and peak memory.
+
+Time: a bare pass and a probed one run in alternation in one process, after one of each to warm up; printed are medians
+and the median of the pairs' ratios. Memory: the peak resident size of a fresh process that does one or the other.
+Needs a POSIX system (`resource`). Exits with 1 when a ratio is above its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from bnlint.graph.model import Graph
+from bnlint.graph.record import record
+from bnlint.graph.untouched import training_mode, untouched
+from bnlint.inputs.values import Inputs
+from bnlint.signal.probe import probe
+
+ROOT = Path(__file__).resolve().parents[1]
+TIME_LIMIT, MEMORY_LIMIT = 1.3, 1.1
+
+
+class Block(nn.Module):
+    """A transformer block with pre-norms."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Causal attention, then the feed-forward layers."""
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """A language model of twelve layers."""
+
+    def __init__(self, words: int = 16384, width: int = 512, length: int = 256, depth: int = 12) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(words, width), nn.Embedding(length, width)
+        self.blocks = nn.Sequential(*[Block(width, width // 64) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, words, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits of the next token at every position."""
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
+        return self.head(self.norm(self.blocks(x)))
+
+
+def resnet50() -> tuple[nn.Module, torch.Tensor]:
+    """The ResNet-50 of the examples and a batch of eight images."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from resnet50 import ResNet50
+
+    return ResNet50(), torch.randn(8, 3, 224, 224)
+
+
+def gpt() -> tuple[nn.Module, torch.Tensor]:
+    """Twelve layers and a batch of eight texts of 256 tokens."""
+    return GPT(), torch.randint(16384, (8, 256))
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {"resnet50": resnet50, "gpt": gpt}
+
+
+def main() -> None:
+    """Measures, prints the table, and exits with 1 when a ratio is above its limit."""
+    parser = argparse.ArgumentParser(description="The cost of the probe beside a bare forward and backward pass.")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--repeats", type=int, default=5, help="pairs per model (default 5)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--once", choices=("bare", "probed"), help="one run of one model; prints its peak in MiB")
+    arguments = parser.parse_args()
+    if arguments.once:
+        bare, probed = runs(arguments.models[0], arguments.device)
+        (bare if arguments.once == "bare" else probed)()
+        print(peak(arguments.device))
+        return
+    rows = [row(name, arguments.device, arguments.repeats) for name in arguments.models]
+    print(tabulate(rows, headers="keys", floatfmt=".2f"))
+    sys.exit(int(any(row["time ratio"] > TIME_LIMIT or row["memory ratio"] > MEMORY_LIMIT for row in rows)))
+
+
+def runs(name: str, device: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The bare pass and the probed one, of the same model on the same batch."""
+    torch.manual_seed(0)
+    model, batch = MODELS[name]()
+    model.to(device)
+    with untouched(model):
+        graph = Graph(record(model, (batch.to(device),)), model)
+
+    def bare() -> None:
+        output = model(batch.to(device))
+        output.backward(torch.randn_like(output) / output.numel() ** 0.5)
+        model.zero_grad()
+        wait(device)
+
+    def probed() -> None:
+        with untouched(model, values=True), training_mode(model, True):
+            facts = probe(model, Inputs((batch,), {}), graph, device=device)
+        assert facts.backward, facts.notes
+        wait(device)
+
+    return bare, probed
+
+
+def row(name: str, device: str, repeats: int) -> dict[str, float | str]:
+    """One row of the table."""
+    bare, probed = runs(name, device)
+    seconds(bare), seconds(probed)
+    pairs = [(seconds(bare), seconds(probed)) for _ in range(repeats)]
+    memory = {how: once(name, device, how) for how in ("bare", "probed")}
+    return {
+        "model": name,
+        "bare s": median(one for one, _ in pairs),
+        "probed s": median(other for _, other in pairs),
+        "time ratio": median(other / one for one, other in pairs),
+        "bare MiB": memory["bare"],
+        "probed MiB": memory["probed"],
+        "memory ratio": memory["probed"] / memory["bare"],
+    }
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """How long one run takes."""
+    started = perf_counter()
+    run()
+    return perf_counter() - started
+
+
+def once(name: str, device: str, how: str) -> float:
+    """The peak memory of a process that makes one run."""
+    command = [sys.executable, __file__, "--models", name, "--device", device, "--once", how]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def peak(device: str) -> float:
+    """The most memory in use so far, in MiB."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, the others kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def wait(device: str) -> None:
+    """Waits for a device that works behind the program's back."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()
