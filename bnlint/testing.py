@@ -38,6 +38,7 @@ class Example:
         options: dict[str, Any] = {"inputs": ()}
         for flag, value in zip(words[::2], words[1::2], strict=True):
             key = flag.removeprefix("--").replace("-", "_")
+            value = f"{path}:{value}" if key == "input_fn" else value  # a function of the block
             options |= {"inputs": (*options["inputs"], value)} if key == "input" else {key: value}
         return Job(f"{path}:Net", **options)
 

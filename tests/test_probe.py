@@ -127,6 +127,16 @@ def test_gradients_are_those_of_the_projection() -> None:
     assert facts.parameters["0.weight"].finite
 
 
+def test_branches_are_not_dropped() -> None:
+    class DropPath(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 0 if self.training else x
+
+    model = nn.Sequential(nn.Linear(6, 5), DropPath(), nn.Linear(5, 3))
+    assert run(model, torch.randn(4, 6)).parameters["0.weight"].gradient > 0
+    assert model[1].training
+
+
 def test_a_softmax_head_has_a_gradient() -> None:
     facts = run(Net(), IMAGES)
     assert facts.parameters["head.weight"].gradient > 1e-4  # that of a sum would be 0
@@ -346,16 +356,18 @@ def test_inputs_are_not_written_to() -> None:
 )
 def test_a_declared_loss_starts_from_its_value(shape: tuple[int, ...], axis: int, loss: str) -> None:
     logits = torch.randn(shape, requires_grad=True)
-    words, starts, _ = gradients_of_outputs(logits, {shape: axis}, loss, 0)
-    assert "random targets" in words
-    assert starts[0].ndim == 0
-    starts[0].backward()
+    start = gradients_of_outputs(logits, {shape: axis}, loss, 0)
+    assert "random targets" in start.words
+    assert start.declared in (loss, "binary_cross_entropy_with_logits")
+    assert start.classes == (2 if "bce" in loss or "margin" in loss else 0 if "mse" in loss else shape[axis])
+    assert start.tensors[0].ndim == 0
+    start.tensors[0].backward()
     assert logits.grad.abs().sum() > 0
 
 
 def test_the_classes_of_a_sequence_are_found() -> None:
     logits = torch.randn(2, 3, 7, requires_grad=True)
-    _, (value,), _ = gradients_of_outputs(logits, {(2, 3, 7): 2}, "cross_entropy", 5)
+    (value,) = gradients_of_outputs(logits, {(2, 3, 7): 2}, "cross_entropy", 5).tensors
     target = torch.randint(7, (2, 3), generator=torch.Generator().manual_seed(5))
     assert float(value) == pytest.approx(float(F.cross_entropy(logits.movedim(2, 1), target)))
 
@@ -363,10 +375,10 @@ def test_the_classes_of_a_sequence_are_found() -> None:
 @pytest.mark.parametrize("loss", [None, "my_loss", "binary_cross_entropy"])
 def test_otherwise_every_output_is_projected(loss: str | None) -> None:
     outputs = {"a": torch.randn(4, 3, requires_grad=True) - 9, "b": [torch.randn(2, requires_grad=True)], "n": 3}
-    words, starts, directions = gradients_of_outputs(outputs, {}, loss, 0)
-    assert words.startswith("a random projection")
-    assert [t.shape for t in starts] == [(4, 3), (2,)]
-    assert all(abs(float(d.norm()) - 1) < 1 for d in directions)
+    start = gradients_of_outputs(outputs, {}, loss, 0)
+    assert start.words.startswith("a random projection")
+    assert [t.shape for t in start.tensors] == [(4, 3), (2,)]
+    assert all(abs(float(d.norm()) - 1) < 1 for d in start.gradients)
 
 
 def test_nothing_to_start_from() -> None:

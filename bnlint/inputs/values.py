@@ -15,6 +15,7 @@ from bnlint.graph.nest import map_tensors, tensors
 from bnlint.inputs.spec import InputError, InputSpec, TensorSpec
 
 Parameter = inspect.Parameter
+_DATA = ("inputs=", "--input-fn", "--batch")
 
 
 @dataclass
@@ -27,6 +28,11 @@ class Inputs:
     inferred: bool = False  # sizes were found by trying, not told
     batch_size: int = 1
     batch_axes: list[int | None] = field(default_factory=list)  # one for each row
+
+    @property
+    def is_data(self) -> bool:
+        """True for a batch that a person's code or file gave, which is taken for real data."""
+        return bool(self.rows) and all(str(row["from"]).startswith(_DATA) for row in self.rows)
 
     @property
     def tensors(self) -> list[torch.Tensor]:

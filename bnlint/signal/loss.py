@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,19 @@ _ALIASES = {
     "nll": "nll_loss",
 }
 
-Start = tuple[str, list[torch.Tensor], list[torch.Tensor]]
+
+@dataclass(frozen=True)
+class Start:
+    """What the backward pass starts from in words, the tensors it starts at, and their gradients.
+
+    `declared` is the name of the loss whose value the one tensor is, "" where the outputs are projected.
+    """
+
+    words: str
+    tensors: list[torch.Tensor]
+    gradients: list[torch.Tensor]
+    declared: str = ""
+    classes: int = 0  # that the loss chooses between
 
 
 class LossError(Exception):
@@ -29,7 +42,7 @@ class LossError(Exception):
 
 
 def gradients_of_outputs(output: Any, channels: Mapping[tuple[int, ...], int], loss: str | None, seed: int) -> Start:
-    """What the pass starts from in words, the tensors it starts at, and their gradients.
+    """Where the pass starts.
 
     `channels` gives the axis of classes by an output's shape. A projection, unlike a sum, has a gradient behind a
     softmax, whose outputs add up to one.
@@ -41,14 +54,18 @@ def gradients_of_outputs(output: Any, channels: Mapping[tuple[int, ...], int], l
     name, words = _ALIASES.get(loss or "", loss or ""), "a random projection of every output"
     if name in _CLASSES | _PROBABILITIES | _NUMBERS:
         try:
-            value = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator)
-            return f"{name} with random targets", [value], [torch.ones_like(value)]
+            value, classes = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator)
+            return Start(f"{name} with random targets", [value], [torch.ones_like(value)], name, classes)
         except (RuntimeError, ValueError, IndexError):
             words += f", because {name} does not fit the first one"
-    return words, found, [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found]
+    return Start(words, found, [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found])
 
 
-def _declared(name: str, output: torch.Tensor, channel: int | None, generator: torch.Generator) -> torch.Tensor:
+def _declared(
+    name: str, output: torch.Tensor, channel: int | None, generator: torch.Generator
+) -> tuple[torch.Tensor, int]:
+    """The loss, and how many classes it chooses between: 0 where it chooses none."""
+    classes = 2 if name in _PROBABILITIES else 0
     function = getattr(functional, name)
     if name in _CLASSES:
         if output.ndim > 1:
@@ -62,7 +79,7 @@ def _declared(name: str, output: torch.Tensor, channel: int | None, generator: t
         target = (_like(torch.rand, output, generator) > 0.5).to(output.dtype)
         target = target * 2 - 1 if name == "soft_margin_loss" else target
     value: torch.Tensor = function(output, target)
-    return value
+    return value, classes
 
 
 def _like(make: Any, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -34,13 +34,25 @@ if TYPE_CHECKING:
 class ParameterStats:
     """Norms of one parameter and of its gradient; `gradient` is None where none arrived.
 
-    `finite` says whether every entry of the gradient is: its norm may overflow although they are.
+    `finite` says whether every entry of the gradient is, `zero` whether every one is zero: the norm of small or large
+    ones may come out as zero or infinity although they are not.
     """
 
     norm: float
     gradient: float | None
     finite: bool
     trainable: bool
+    zero: bool = False
+
+
+@dataclass(frozen=True)
+class InitialLoss:
+    """What a declared loss was on the batch."""
+
+    name: str
+    value: float
+    classes: int  # 0 for a loss that is not about classes
+    real_targets: bool = False  # they came with the user's batch
 
 
 @dataclass
@@ -49,6 +61,7 @@ class ProbeFacts:
 
     device: str
     loss: str = ""  # what the backward pass started from
+    initial_loss: InitialLoss | None = None  # the value of a declared loss
     backward: bool = False  # the backward pass ran to its end
     stats: dict[str, NodeStats] = field(default_factory=dict)
     parameters: dict[str, ParameterStats] = field(default_factory=dict)
@@ -142,8 +155,11 @@ def _backward(recording: Recording, watch: Watch, facts: ProbeFacts, loss: str |
     """Runs the backward pass; when it fails the forward facts still stand."""
     try:
         with _explained("the backward pass", facts.device):
-            facts.loss, outputs, gradients = gradients_of_outputs(recording.output, watch.output_axes(), loss, seed)
-            torch.autograd.backward(outputs, gradients)
+            start = gradients_of_outputs(recording.output, watch.output_axes(), loss, seed)
+            facts.loss = start.words
+            torch.autograd.backward(start.tensors, start.gradients)
+            if start.declared:
+                facts.initial_loss = InitialLoss(start.declared, float(start.tensors[0].detach()), start.classes)
         facts.backward = True
     except (ProbeError, LossError) as error:
         facts.notes.append(f"no gradients: {error}")
@@ -157,7 +173,10 @@ def _parameter_stats(model: nn.Module) -> dict[str, ParameterStats]:
     rows: dict[str, list[torch.Tensor]] = {}
     for parameter, (name, *_) in found.values():
         gradient = parameter.grad if measurable(parameter.grad) else None
-        rows[name] = [norm(parameter), *([norm(gradient), *extremes(gradient).values()] if gradient is not None else [])]
+        rows[name] = [
+            norm(parameter),
+            *([norm(gradient), *extremes(gradient).values()] if gradient is not None else []),
+        ]
     numbers = to_host(rows)
     return {
         name: _parameter(numbers[names[0]], trainable=parameter.requires_grad)
@@ -168,13 +187,14 @@ def _parameter_stats(model: nn.Module) -> dict[str, ParameterStats]:
 
 def _parameter(numbers: list[float], *, trainable: bool) -> ParameterStats:
     weight, *gradient = numbers
-    return ParameterStats(weight, gradient[0] if gradient else None, all(map(math.isfinite, gradient[1:])), trainable)
+    finite, zero = all(map(math.isfinite, gradient[1:])), gradient[1:] == [0.0, 0.0]
+    return ParameterStats(weight, gradient[0] if gradient else None, finite, trainable, zero)
 
 
 @contextmanager
 def _quiet_dropout(model: nn.Module) -> Iterator[None]:
-    """Dropout layers pass their input through: the spread is to be the signal's, not the noise's."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+    """Layers that drop units or whole branches let all through: the spread is to be the signal's, not the noise's."""
+    layers = [m for m in model.modules() if m.training and _drops(m)]
     for layer in layers:
         layer.training = False
     try:
@@ -182,6 +202,11 @@ def _quiet_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.training = True
+
+
+def _drops(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return isinstance(module, nn.modules.dropout._DropoutNd) or name.endswith(("droppath", "stochasticdepth"))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TypeGuard
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
 
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
@@ -21,7 +22,7 @@ _SAME = 1e-6  # a channel varies when its deviation is more than this of its siz
 _CERTAIN = 4.7534  # standard deviations that a normal variable exceeds with probability 1e-6
 _FEWEST_ROWS = 16  # values of a unit that say anything about its sign
 _FEWEST_FOR_RANK = 40
-_RANK_ROWS = 256  # rows of a value that its rank is taken from
+RANK_ROWS = 256  # rows of a value that its rank is taken from
 
 Numbers = Mapping[str, torch.Tensor]
 
@@ -43,7 +44,8 @@ class NodeStats:
     off: int | None = None  # channels that are never above zero, by a margin no chance explains
     on: int | None = None  # channels as far on the other side
     saturated: float | None = None  # share of entries that a sigmoid or tanh maps to its limits
-    rank: float | None = None  # effective rank of the rows over the largest they could have
+    rows: int | None = None  # samples times positions
+    rank: float | None = None  # effective rank of up to 256 rows
 
     @property
     def finite(self) -> bool:
@@ -113,7 +115,7 @@ def _squares(x: torch.Tensor, average: torch.Tensor, batch: int, channel: int | 
     average = average.unsqueeze(batch)
     axes = [d for d in range(x.ndim) if d != channel] if channel is not None else [batch]
     size = max(1, _CHUNK // average.numel()) if x.device.type == "cpu" else x.shape[batch]
-    parts = [(part - average).square_().sum(axes) for part in x.split(size, batch)]
+    parts = [(part - average).square_().sum(axes) for part in torch.split(x, size, batch)]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
@@ -137,14 +139,14 @@ def flatness(value: torch.Tensor, channel: int) -> dict[str, torch.Tensor]:
     count = rows.numel() // rows.shape[-1]
     if min(count, rows.shape[-1]) < _FEWEST_FOR_RANK:
         return {}
-    picked = torch.arange(0, count, max(1, count // _RANK_ROWS), device=value.device)[:_RANK_ROWS]
+    picked = torch.arange(0, count, max(1, count // RANK_ROWS), device=value.device)[:RANK_ROWS]
     index = []
     for size in reversed(rows.shape[:-1]):
         index.append(picked % size)
         picked = picked // size
     x = widened(rows[tuple(reversed(index))])
     x = x - x.mean(0)
-    x = x / torch.linalg.vector_norm(x)
+    x = functional.normalize(x) / x.shape[0] ** 0.5  # each row counts alike: one outlier is no direction of all
     products = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
     return {"flatness": torch.linalg.vector_norm(products).square()}
 
@@ -158,6 +160,7 @@ def summary(numbers: Numbers, layout: Layout | None = None) -> NodeStats:
         return stats
     n, positions, channels = layout.samples, layout.positions, layout.channels
     rows, total = n * positions, n * positions * channels
+    stats.rows = rows
     stats.mean = float(numbers["mean"].mean())
     within = float(numbers["within"].sum())
     inside = within + (n * float(numbers["between"].sum()) if "between" in numbers else 0.0)
@@ -172,8 +175,9 @@ def summary(numbers: Numbers, layout: Layout | None = None) -> NodeStats:
         _count_channels(stats, numbers, rows, n)
     if "saturated" in numbers:
         stats.saturated = float(numbers["saturated"])
-    if "flatness" in numbers:
-        stats.rank = 1 / float(numbers["flatness"]) / min(rows, channels, _RANK_ROWS)
+    flat = float(numbers.get("flatness", 0.0))
+    if flat > 0:  # zero or NaN where all rows are one, or beyond what their squares can hold
+        stats.rank = 1 / flat
     return stats
 
 

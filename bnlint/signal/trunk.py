@@ -17,10 +17,11 @@ from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, Graph
 from bnlint.graph.ops import Kind, op_name
 from bnlint.signal.statistics import NodeStats
 
+COLLAPSED, EXPLODED = 0.05, 20.0  # the spread over that after the first layer, where a run is in trouble
 _MAX_ENDS = 8  # inputs and outputs considered
 _FLOOR = 1e-30  # stands for a ratio of zero in logarithms, its inverse for an infinite ratio
 # After these the scale is a new one, or the values are no longer the same kind of signal.
-_RESETS = frozenset(
+RESETS = frozenset(
     (Kind.NORM, Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER, Kind.EMBEDDING, Kind.SOFTMAX, Kind.OTHER, Kind.STACK)
 )
 _SCALE_FREE = frozenset(("rsqrt", "std", "var", "var_mean", "std_mean", "norm", "vector_norm", "normalize"))
@@ -74,7 +75,7 @@ def spread_runs(graph: Graph, stats: Mapping[str, NodeStats]) -> list[Run]:
     A point is a weight layer, or an add that ends a residual branch; a scaling right after it belongs to it.
     """
     walk = _SpreadWalk(graph, stats)
-    for node, beside in _with_sides(graph, trunk(graph)):
+    for node, beside in with_sides(graph, trunk(graph)):
         walk.visit(node, beside)
     walk.end()
     return walk.runs
@@ -87,7 +88,7 @@ def gradient_runs(graph: Graph, stats: Mapping[str, NodeStats]) -> list[Run]:
     layers it spans, ends a run; so does an output, where gradient comes in from the side.
     """
     rows: list[list[tuple[fx.Node, float]]] = [[]]
-    for node, beside in _with_sides(graph, trunk(graph, all_outputs=True)):
+    for node, beside in with_sides(graph, trunk(graph, all_outputs=True)):
         if graph.kind(node) is Kind.ADD and any(graph.kind(n) in WEIGHT_LAYERS for n in beside):
             rows.append([])
         elif graph.kind(node) in WEIGHT_LAYERS and not graph.is_last_layer(node):
@@ -113,7 +114,7 @@ class _SpreadWalk:
         graph, kind = self.graph, self.graph.kind(node)
         found = self.stats.get(node.name)
         spread = found.spread if found is not None else None
-        if kind in _RESETS or any(_sets_scale(graph, n) for n in beside):
+        if kind in RESETS or any(sets_scale(graph, n) for n in beside):
             self.end()
         elif kind in WEIGHT_LAYERS or (kind is Kind.ADD and any(graph.kind(n) in WEIGHT_LAYERS for n in beside)):
             self._layer(node, spread)
@@ -156,7 +157,7 @@ class _SpreadWalk:
         self.points, self.linear = [], False
 
 
-def _with_sides(graph: Graph, nodes: list[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+def with_sides(graph: Graph, nodes: list[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
     """Each trunk node with the nodes that lie beside the trunk between it and the trunk node before it."""
     if not nodes:
         return
@@ -168,9 +169,9 @@ def _with_sides(graph: Graph, nodes: list[fx.Node]) -> Iterator[tuple[fx.Node, l
         previous = here
 
 
-def _sets_scale(graph: Graph, node: fx.Node) -> bool:
+def sets_scale(graph: Graph, node: fx.Node) -> bool:
     """True for a norm, also for the pieces of one written by hand."""
-    return graph.kind(node) in _RESETS or graph.kind(node) is Kind.REDUCE or op_name(node) in _SCALE_FREE
+    return graph.kind(node) in RESETS or graph.kind(node) is Kind.REDUCE or op_name(node) in _SCALE_FREE
 
 
 def _paths_from(graph: Graph, source: fx.Node) -> dict[fx.Node, int]:

@@ -37,7 +37,8 @@ _MEASURED = LAYERS | RESAMPLING | {Kind.NORM, Kind.ADD, Kind.MUL, Kind.CAT, Kind
 _GRADIENTS = LAYERS | {Kind.NORM, Kind.ADD}
 _RECTIFIERS = frozenset(("relu", "relu6"))
 _SQUASHING = frozenset(("sigmoid", "tanh"))
-_MAX_RANKS = 12  # layers of the trunk whose rank is measured
+_RANKED = WEIGHT_LAYERS | {Kind.ADD, Kind.MATMUL}
+_MAX_RANKS = 12  # places of the trunk whose rank is measured
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
 
@@ -187,8 +188,8 @@ def _read_by(graph: Graph, names: frozenset[str]) -> frozenset[fx.Node]:
 
 
 def _ranked(graph: Graph) -> frozenset[fx.Node]:
-    """Weight layers spread over the trunk, the first and the last among them."""
-    layers = [node for node in trunk(graph) if graph.kind(node) in WEIGHT_LAYERS]
+    """Layers, sums and products spread over the trunk, the first and the last among them."""
+    layers = [node for node in trunk(graph) if graph.kind(node) in _RANKED]
     step = max(1.0, (len(layers) - 1) / (_MAX_RANKS - 1))
     return frozenset(layers[round(i * step)] for i in range(min(len(layers), _MAX_RANKS)))
 
@@ -196,20 +197,19 @@ def _ranked(graph: Graph) -> frozenset[fx.Node]:
 def _is_batch_normed(graph: Graph, node: fx.Node) -> bool:
     """True where each channel is normalised over the batch: how it lies to zero is a matter of two parameters."""
     module = graph.module(node)
-    of_batch = isinstance(module, nn.modules.batchnorm._NormBase)
-    return of_batch and (module.training or module.running_mean is None)
+    return isinstance(module, nn.modules.batchnorm._NormBase) and (module.training or module.running_mean is None)
 
 
 def on_host(values: Mapping[_Key, torch.Tensor]) -> dict[_Key, torch.Tensor]:
     """Tensors that lie on a device, in one copy: on the CPU, in float64."""
     if not values:
         return {}
-    device = next(reversed(values.values())).device
+    device = list(values.values())[-1].device
     exact = torch.float64 if device.type == "cpu" else torch.float32
     whole = [_whole(value) for value in values.values()]
     flat = torch.cat([value.reshape(-1).to(device=device, dtype=exact) for value in whole])
-    parts = flat.cpu().double().split([value.numel() for value in whole])
-    return {key: part.reshape(value.shape) for (key, value), part in zip(values.items(), parts, strict=True)}
+    parts = torch.split(flat.cpu().double(), [value.numel() for value in whole])
+    return {key: part.reshape(value.shape) for key, value, part in zip(values, whole, parts, strict=True)}
 
 
 def to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
