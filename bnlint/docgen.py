@@ -1,4 +1,4 @@
-"""Writes what is generated: `docs/rules/*.md`, the tables in the README and in the docs, the configuration's schema.
+"""Writes what is generated: `docs/rules/*.md`, `docs/queries.md`, tables in README and docs, and the schema.
 
 `python -m bnlint.docgen` writes, `python -m bnlint.docgen --check` only says what is stale and exits 1.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from bnlint.config.keys import INPUT_KEYS, KEYS, RUN_KEYS, TARGET_KEYS
 from bnlint.config.kinds import Key
 from bnlint.config.schema import NAME, schema
+from bnlint.docqueries import queries
 from bnlint.registry import load_rules
 from bnlint.removed import REMOVED
 from bnlint.rule import ENGINE_CODES, Rule
@@ -22,6 +23,7 @@ from bnlint.rule import ENGINE_CODES, Rule
 _ROOT = Path(__file__).resolve().parents[1]
 _MARK = "<!-- rules -->"
 _GENERATED = "<!-- generated from the rule by `python -m bnlint.docgen`; edit the rule, not this page -->"
+_QUERIES = "<!-- generated from the source by `python -m bnlint.docgen`; edit the docstrings, not this page -->"
 _TITLES = {
     "Why it matters:": "## Why it matters",
     "Example (bad):": "## Example",
@@ -89,6 +91,7 @@ def generated(root: Path) -> dict[Path, str]:
     files = {root / "docs" / "rules" / f"{rule.name}.md": page(rule) for rule in rules.values()}
     index = table(rules).replace("](docs/rules/", "](")
     files[root / "docs" / "rules" / "index.md"] = f"{_GENERATED}\n\n# Rules\n\n{index}\n"
+    files[root / "docs" / "queries.md"] = f"{_QUERIES}\n\n{queries(root)}"
     readme = root / "README.md"
     files[readme] = _between(readme.read_text(encoding="utf-8"), _MARK, table(rules))
     reference = root / "docs" / "configuration.md"

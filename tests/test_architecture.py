@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Parts of the engine, lowest first: each imports what stands above it in this list, and its own files.
 ORDER = (
-    ("rule", "whole"),
+    ("rule", "whole", "removed"),
     ("job", "target", "registry"),
     ("graph",),
     ("signal", "failure", "untraced"),
@@ -28,6 +28,7 @@ ORDER = (
     ("child",),
     ("report", "testing"),
     ("config",),
+    ("docqueries",),
     ("docgen", "suppress", "baseline", "changed", "cache", "parallel"),
     ("settle",),
     ("api",),

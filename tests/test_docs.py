@@ -46,6 +46,20 @@ def test_links(path: Path) -> None:
         assert name in headings
 
 
+def test_the_index_leads_to_every_page() -> None:
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", text)) == {path.name for path in GUIDES} - {"README.md"}
+
+
+def test_what_the_guide_tells_to_ask_can_be_asked() -> None:
+    guide = (ROOT / "docs" / "writing-a-rule.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "queries.md").read_text(encoding="utf-8")
+    calls = re.findall(r"(?:graph|model|prediction|survey|Norms\(graph\))\.(\w+)\(", guide)
+    calls += re.findall(r"`(roles|is_batch|holds_batch)`", guide)
+    assert len(calls) > 18
+    assert [name for name in calls if f"| `{name}(" not in page] == []
+
+
 @pytest.mark.parametrize("command", commands())
 def test_commands(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -251,18 +251,18 @@ class Graph:
 class AuditedModel:
     """Everything known about the model; each stage of the audit adds to it."""
 
-    module: nn.Module
-    name: str
+    module: nn.Module  # the model itself
+    name: str  # of its class or of what was named on the command line
     source: Source
-    loss: str | None = None
-    mode: str = "train"
+    loss: str | None = None  # the name of the declared loss
+    mode: str = "train"  # or eval
     dtype: str | None = None  # the format that the model is to run in; None for the one it is built in
-    inputs: Inputs | None = None
-    graph: Graph | None = None
+    inputs: Inputs | None = None  # what forward was given
+    graph: Graph | None = None  # one run of forward; there from phase GRAPH on
     predict: Callable[[], Prediction] | None = None
     look: Callable[[], Survey] | None = None
     weights: str | None = None  # the file that the values of the parameters were loaded from
-    probe: ProbeFacts | None = None
+    probe: ProbeFacts | None = None  # one real batch; there from phase FORWARD on
     record_variant: Callable[[Variant], Graph | None] = lambda variant: None
     _variants: dict[Variant, Graph | None] = field(default_factory=dict)
     built_in_eval: frozenset[str] = field(init=False)  # modules found in eval mode inside a model in training mode
