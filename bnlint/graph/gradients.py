@@ -97,6 +97,12 @@ def cut_parameters(graph: Graph, model: nn.Module) -> tuple[list[Cut], int]:
     return cuts, len(uses)
 
 
+def trained_uses(graph: Graph, model: nn.Module) -> dict[str, list[fx.Node]]:
+    """The nodes that read each parameter which a gradient arrives at."""
+    gradients = Gradients(graph)
+    return {name: nodes for name, nodes in _uses(graph, model).items() if any(map(gradients.arrives, nodes))}
+
+
 def _uses(graph: Graph, model: nn.Module) -> dict[str, list[fx.Node]]:
     """The nodes that read each trainable parameter; parameters that forward itself writes to are left out."""
     names: dict[int, str] = {}
