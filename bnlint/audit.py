@@ -6,7 +6,7 @@ Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here kn
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,7 +41,15 @@ def run(job: Job, emit: Emit) -> TargetReport:
     except BuildError as error:
         return TargetReport(job.target, "failed", device=job.device, findings=[_of(job, error.finding)])
     seconds = time.perf_counter() - started
-    report = audit_module(built.model, job, source=built.source, user_module=built.module, name=built.name, emit=emit)
+    report = audit_module(
+        built.model,
+        job,
+        source=built.source,
+        user_module=built.module,
+        name=built.name,
+        emit=emit,
+        unwritten=built.unwritten,
+    )
     report.seconds = {"build": seconds, **report.seconds}
     return report
 
@@ -56,6 +64,7 @@ def audit_module(
     name: str = "",
     emit: Emit = lambda stage: None,
     keep_parameters: bool = False,
+    unwritten: Mapping[str, int] | None = None,
 ) -> TargetReport:
     """Audits a built model and leaves it as it was; `inputs` (tensor, tuple or dict) overrides the job's."""
     from bnlint.graph.compiler import no_compiler
@@ -70,7 +79,7 @@ def audit_module(
     run = _Run(job, rules, emit, TargetReport(job.target, device=job.device, parameters=_count(model)))
     found = source or locate(model, None)
     audited = AuditedModel(model, name or type(model).__name__, found, job.loss, job.mode, job.dtype)
-    audited.weights = job.weights
+    audited.weights, audited.unwritten = job.weights, unwritten or {}
     audited.look = lambda: Survey(audited.module, loaded=job.weights is not None)
     kept = untouched(model, values=True, parameters=keep_parameters)
     with no_compiler(), kept, training_mode(model, job.mode == "train"):

@@ -7,7 +7,7 @@ import inspect
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bnlint.failure import BuildError, failed, said
+from bnlint.graph.fresh import marked_memory, take_marks
 from bnlint.graph.memory import out_of_memory
 from bnlint.graph.names import ModuleNames
 from bnlint.graph.source import ConstructionLog, Source, locate
@@ -36,6 +37,7 @@ class Built:
     source: Source
     module: ModuleType | None
     name: str
+    unwritten: dict[str, int] = field(default_factory=dict)  # entries of a parameter that nothing wrote to, by name
 
 
 def build(target: Target, seed: int = 0, emit: Emit = lambda stage: None, root: str = "") -> Built:
@@ -43,14 +45,15 @@ def build(target: Target, seed: int = 0, emit: Emit = lambda stage: None, root: 
 
     A package is also looked for in the folder `root`.
     """
-    with as_script(target), ConstructionLog() as log:
+    with as_script(target), ConstructionLog() as log, marked_memory():
         emit("import")
         _seed(seed)
         module = load(target, root)
         emit("construct")
         _seed(seed)
         model = _construct(_attribute(module, target), target)
-    return Built(model, locate(model, log), module, target.attribute or type(model).__name__)
+    name = target.attribute or type(model).__name__
+    return Built(model, locate(model, log), module, name, take_marks(model))
 
 
 def discover(path: Path, seed: int = 0, emit: Emit = lambda stage: None) -> tuple[list[str], list[tuple[str, str]]]:

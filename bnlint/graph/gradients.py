@@ -103,6 +103,11 @@ def trained_uses(graph: Graph, model: nn.Module) -> dict[str, list[fx.Node]]:
     return {name: nodes for name, nodes in _uses(graph, model).items() if any(map(gradients.arrives, nodes))}
 
 
+def written_parameters(graph: Graph) -> set[str]:
+    """The parameters that forward itself writes to."""
+    return {str(node.target) for node in graph.nodes if node.op == "get_attr" and _is_written(node)}
+
+
 def _uses(graph: Graph, model: nn.Module) -> dict[str, list[fx.Node]]:
     """The nodes that read each trainable parameter; parameters that forward itself writes to are left out."""
     names: dict[int, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -261,6 +261,7 @@ class AuditedModel:
     graph: Graph | None = None  # one run of forward; there from phase GRAPH on
     predict: Callable[[], Prediction] | None = None
     look: Callable[[], Survey] | None = None
+    unwritten: Mapping[str, int] = field(default_factory=dict)  # entries of a parameter that its builder never wrote
     weights: str | None = None  # the file that the values of the parameters were loaded from
     probe: ProbeFacts | None = None  # one real batch; there from phase FORWARD on
     record_variant: Callable[[Variant], Graph | None] = lambda variant: None
