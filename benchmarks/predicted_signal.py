@@ -28,7 +28,8 @@ from tabulate import tabulate
 from torch import nn
 
 from bnlint.graph.follow import follow
-from bnlint.graph.model import WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import WEIGHT_LAYERS
 from bnlint.graph.untouched import training_mode, untouched
 from bnlint.signal.predict import Prediction
 from bnlint.signal.probe import probe

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bnlint.grouping import grouped
 from bnlint.job import Job, TargetReport, sort_findings
 from bnlint.registry import load_rules
 from bnlint.rule import Finding, Phase, Place, Rule, Severity, engine_finding
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from bnlint.signal.predict import Prediction
 
 Emit = Callable[[str], None]
-_NOTED = 4  # findings of a group whose own words are shown
 
 
 def run(job: Job, emit: Emit) -> TargetReport:
@@ -108,7 +108,7 @@ class _Run:
         self._unexplained(audited)
         self._untraced(audited)
         self.report.classes = audited.source.classes()
-        self.report.findings = sort_findings([_of(self.job, f) for f in _grouped(self.findings)])
+        self.report.findings = sort_findings([_of(self.job, f) for f in grouped(self.findings)])
 
     def _has_device(self) -> bool:
         from bnlint.signal.probe import ProbeError, find_device
@@ -298,29 +298,3 @@ def _forward_failed(kind: str, message: str, place: Place, nearest: str) -> Find
 
 def _of(job: Job, finding: Finding) -> Finding:
     return replace(finding, target=job.target)
-
-
-def _grouped(findings: list[Finding]) -> list[Finding]:
-    """One cause, one finding: equal findings about layers built and called by the same code become one with a list.
-
-    Where no line is known (a model passed as an object), findings with the same words are equal.
-    """
-    groups: dict[Any, list[Finding]] = {}
-    for f in findings:
-        where = (f.location, f.call) if f.location else f.message
-        key = (f.code, f.severity, where) if f.module_path else id(f)
-        groups.setdefault(key, []).append(f)
-    return [_joined(rows[0], rows[1:]) for rows in groups.values()]
-
-
-def _joined(first: Finding, others: list[Finding]) -> Finding:
-    """`first` with the modules of equal findings; where the numbers of the next few differ they go into the note."""
-    notes = [first.note] if first.note else []
-    for other in others[: _NOTED - 1]:
-        if other.message != first.message:
-            help = f"; {other.help}" if other.help != first.help else ""
-            notes.append(f"`{other.module_path}`: {other.message}{help}")
-    rows = (first, *others)
-    modules = tuple(dict.fromkeys(path for f in rows for path in f.modules))
-    nodes = tuple(name for f in rows for name in f.nodes)
-    return replace(first, modules=modules, nodes=nodes, note="\n".join(notes))

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bnlint import worker
+from bnlint.ending import STAGES, no_memory
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, Place, engine_finding
 from bnlint.target import TargetError
 from bnlint.watch_files import FilesRead
-from bnlint.worker import STAGES, Emit, TargetFailed
+from bnlint.worker import Emit, TargetFailed
 
 OLDEST_TORCH = (2, 4)
 _Result = TypeVar("_Result")
@@ -156,7 +156,7 @@ def _raised(error: BaseException, stage: str, limit: int | None) -> Finding:
     note, location = users_traceback(error)
     place, doing = Place("", location), STAGES.get(stage, stage)
     if out_of_memory(error):
-        return worker.no_memory(stage, limit, place)
+        return no_memory(stage, limit, place)
     innermost = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
     if isinstance(error, SystemExit):
         message = f"the model's code exits the program while {doing}"

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bnlint.graph.fake import Unfollowable
 from bnlint.graph.lazy import materialised
-from bnlint.graph.model import WEIGHT_LAYERS, Graph
-from bnlint.graph.record import Unfollowable, record
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import WEIGHT_LAYERS
+from bnlint.graph.record import record
 from bnlint.graph.untouched import training_mode, untouched
 from bnlint.signal.predict import Prediction
 from bnlint.signal.probe import ProbeFacts, probe

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedTensorMixin
 
+from bnlint.graph.fake import Unfollowable
 from bnlint.graph.model import Graph
-from bnlint.graph.record import Unfollowable, record
+from bnlint.graph.record import record
 from bnlint.graph.untouched import training_mode, untouched
 from bnlint.signal.loss import LossError, gradients_of_outputs
 from bnlint.signal.probe import ProbeFacts, probe

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from bnlint.graph.fake import Unfollowable
 from bnlint.graph.frames import resolve
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
 from bnlint.graph.ops import Kind, op_name
-from bnlint.graph.record import Unfollowable, is_leaf, record
+from bnlint.graph.record import record
+from bnlint.graph.recorder import is_leaf
 from bnlint.graph.untouched import untouched
 
 

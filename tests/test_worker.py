@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bnlint import worker
+from bnlint.ending import last_line
 from bnlint.job import Job, TargetReport
 from bnlint.rule import engine_finding
 from bnlint.worker import TargetFailed
@@ -217,10 +218,10 @@ def test_the_line_of_a_hang_is_the_users_innermost(tmp_path, monkeypatch):
     stacks = tmp_path / "stacks"
     for text in (f"Timeout (0:00:03)!\n{other}{main}", f"Timeout (0:00:03)!\n{main}{other}"):
         stacks.write_text(text)
-        location = worker._place(stacks).location
+        location = last_line(stacks).location
         assert (location.file, location.line) == ("réseau.py", 7)
     stacks.write_text("")
-    assert worker._place(stacks).location is None
+    assert last_line(stacks).location is None
 
 
 def test_discover(tmp_path, monkeypatch):

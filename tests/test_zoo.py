@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 import bnlint
+from bnlint.graph.fake import Unfollowable
 from bnlint.graph.nest import plain, tensors
-from bnlint.graph.record import Recording, Unfollowable, is_leaf, record
+from bnlint.graph.record import record
+from bnlint.graph.recorder import is_leaf
+from bnlint.graph.recording import Recording
 from bnlint.graph.untouched import untouched
 
 from .zoo import ENTRIES, Entry

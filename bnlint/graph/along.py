@@ -11,9 +11,9 @@ from torch import fx, nn
 
 from bnlint.graph.axes import Axis, Origin, Role, holds_batch, is_batch, origins
 from bnlint.graph.loops import Loop, loops
-from bnlint.graph.model import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.operands import operands
-from bnlint.graph.ops import Kind, argument, op_name, shape_of
+from bnlint.graph.ops import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Kind, argument, op_name, shape_of
 from bnlint.graph.packed import mispacked, unpacked
 
 Position = tuple[tuple[int, ...], int]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from bnlint.graph.model import SHAPE_ONLY, Graph
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import SHAPE_ONLY, Kind, op_name
 from bnlint.graph.weights import gain
 
 _MASKS = frozenset(("masked_fill", "where"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.norms import PASSIVE
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, op_name
 
 _GATES = frozenset(
     ("sigmoid", "hardsigmoid", "tanh", "softmax", "softplus", "exp", "clamp", "clip", "relu6", "hardtanh")

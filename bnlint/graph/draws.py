@@ -6,8 +6,8 @@ import enum
 
 from torch import fx
 
-from bnlint.graph.model import SHAPE_ONLY, Graph
-from bnlint.graph.ops import Kind, argument, op_name
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import SHAPE_ONLY, Kind, argument, op_name
 
 _NAMES = (
     "rand randn randint randperm rand_like randn_like randint_like normal bernoulli multinomial poisson uniform "

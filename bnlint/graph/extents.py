@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from bnlint.graph.model import SAME_LAYOUT, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.operands import operands
-from bnlint.graph.ops import Kind, argument, op_name
+from bnlint.graph.ops import SAME_LAYOUT, Kind, argument, op_name
 
 _FUNCTIONAL_CONVS = {f"conv{rank}d": rank for rank in (1, 2, 3)}
 _FUNCTIONAL_POOLS = {f"{kind}_pool{rank}d{end}": rank for rank in (1, 2, 3) for kind in ("max", "avg")

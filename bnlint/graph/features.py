@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from bnlint.graph.axes import Axis, Origin, Role, origins, roles
-from bnlint.graph.model import SAME_LAYOUT, WEIGHT_LAYERS, Graph
-from bnlint.graph.ops import Kind, argument
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import SAME_LAYOUT, WEIGHT_LAYERS, Kind, argument
 
 
 @dataclass(frozen=True)

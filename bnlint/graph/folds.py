@@ -11,9 +11,9 @@ from bnlint.graph.axes import Axis, Role, is_batch, roles
 from bnlint.graph.axis_arguments import cat_dim
 from bnlint.graph.batches import sizes_asked
 from bnlint.graph.features import declared, got, mismatched
-from bnlint.graph.model import LAYERS, LINEAR_OPS, WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.operands import operands
-from bnlint.graph.ops import Kind
+from bnlint.graph.ops import LAYERS, LINEAR_OPS, WEIGHT_LAYERS, Kind
 
 
 def folds_features_into_batch(graph: Graph, node: fx.Node) -> bool:

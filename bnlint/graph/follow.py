@@ -9,7 +9,8 @@ from torch import nn
 
 from bnlint.graph.fake import Unfollowable
 from bnlint.graph.frames import Call, resolve
-from bnlint.graph.record import Recording, record
+from bnlint.graph.record import record
+from bnlint.graph.recording import Recording
 from bnlint.graph.untouched import untouched
 
 

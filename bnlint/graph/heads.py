@@ -9,8 +9,8 @@ from torch import fx
 
 from bnlint.graph.activations import activation_name, value_range
 from bnlint.graph.axes import Role, roles
-from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, Graph
-from bnlint.graph.ops import Kind, argument
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument
 
 _SAME_VALUES = SHAPE_ONLY | {Kind.INDEX, Kind.CAT, Kind.STACK}
 _AVERAGES = _SAME_VALUES | {Kind.POOL, Kind.RESIZE}

@@ -13,10 +13,10 @@ from torch import fx
 
 from bnlint.graph.activations import activation_name
 from bnlint.graph.aliases import reads_stale_name
-from bnlint.graph.model import LAYERS, SHAPE_ONLY, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
-from bnlint.graph.ops import Kind, op_name
-from bnlint.graph.record import ModuleCall
+from bnlint.graph.ops import LAYERS, SHAPE_ONLY, Kind, op_name
+from bnlint.graph.recording import ModuleCall
 
 _MODIFIED = "modified by an inplace operation"
 _NOT_NEGATIVE = frozenset(("relu", "relu6", "sigmoid", "softmax", "softplus"))

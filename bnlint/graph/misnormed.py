@@ -8,8 +8,8 @@ from torch import fx, nn
 
 from bnlint.graph.axes import Role, roles
 from bnlint.graph.features import declared
-from bnlint.graph.model import SAME_LAYOUT, WEIGHT_LAYERS, Graph
-from bnlint.graph.ops import Kind
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import SAME_LAYOUT, WEIGHT_LAYERS, Kind
 
 _POSITIONS = ({Role.SPATIAL}, {Role.SEQUENCE})
 

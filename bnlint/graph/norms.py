@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, AuditedModel, Graph
-from bnlint.graph.ops import Kind, argument, op_name
+from bnlint.graph.model import AuditedModel, Graph
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument, op_name
 
 
 class Family(enum.Enum):

@@ -49,6 +49,14 @@ class Kind(enum.Enum):
     OTHER = "other"
 
 
+WEIGHT_LAYERS = frozenset((Kind.CONV, Kind.CONV_TRANSPOSE, Kind.LINEAR, Kind.BILINEAR))
+LAYERS = WEIGHT_LAYERS | {Kind.RNN, Kind.ATTENTION, Kind.TRANSFORMER}
+SHAPE_ONLY = frozenset((Kind.SAME, Kind.RESHAPE, Kind.PERMUTE, Kind.EXPAND))
+LINEAR_OPS = SHAPE_ONLY | {Kind.NORM, Kind.DROPOUT, Kind.POOL, Kind.PAD, Kind.RESIZE}
+SAME_LAYOUT = frozenset((Kind.SAME, Kind.NORM, Kind.DROPOUT, Kind.POOL, Kind.PAD, Kind.RESIZE, Kind.ACTIVATION)) | {
+    *(Kind.ADD, Kind.MUL, Kind.ELEMENTWISE, Kind.CAT, Kind.SOFTMAX)
+}
+
 _CLASSES: tuple[tuple[tuple[type, ...], Kind], ...] = (
     ((nn.modules.conv._ConvTransposeNd,), Kind.CONV_TRANSPOSE),
     ((nn.modules.conv._ConvNd,), Kind.CONV),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from bnlint.graph.axes import is_batch
-from bnlint.graph.model import WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.operands import operands
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.ops import WEIGHT_LAYERS, Kind, op_name
 
 LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy_with_logits", "poisson_nll_loss")
 _POINTWISE = frozenset((Kind.SAME, Kind.ACTIVATION, Kind.DROPOUT, Kind.NORM, Kind.ADD, Kind.MUL, Kind.ELEMENTWISE))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import fx, nn
 
 from bnlint.graph.axes import is_batch
-from bnlint.graph.model import WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.norms import Family, Norm, Norms
-from bnlint.graph.ops import Kind, argument, op_name
+from bnlint.graph.ops import WEIGHT_LAYERS, Kind, argument, op_name
 
 _AVERAGES = ("avgpool", "avg_pool")
 

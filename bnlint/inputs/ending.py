@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import FrameType
 
-from bnlint.graph.record import Recorder, Recording, _fx_target
+from bnlint.graph.recorder import Recorder, _fx_target
+from bnlint.graph.recording import Recording
 from bnlint.graph.repair import Repair
 
 _CALLS = (Recorder.__torch_function__.__code__, Recorder._call_leaf.__code__)

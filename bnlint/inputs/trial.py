@@ -21,7 +21,8 @@ from bnlint.graph.lazy import copied, has_lazy_layers
 from bnlint.graph.memory import out_of_memory
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind, op_name
-from bnlint.graph.record import Recording, record
+from bnlint.graph.record import record
+from bnlint.graph.recording import Recording
 from bnlint.graph.untouched import training_mode, untouched
 from bnlint.inputs.ending import write_last_op
 from bnlint.inputs.guess import Candidate, Guess, Path, build

@@ -53,7 +53,7 @@ class Progress:
 
     def stage(self, target: str, stage: str) -> None:
         """Shows which stage of a target's check has begun."""
-        from bnlint.worker import STAGES
+        from bnlint.ending import STAGES
 
         self._show(f"{clean(target)}: {STAGES.get(stage, clean(stage))} ...")
 

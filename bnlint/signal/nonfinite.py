@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from bnlint.graph.model import WEIGHT_LAYERS, Graph
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import WEIGHT_LAYERS, Kind, op_name
 from bnlint.signal.statistics import NodeStats
 
 # Ops that write -inf on purpose, for a softmax or a maximum to ignore.

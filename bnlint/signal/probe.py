@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
-from bnlint.graph.record import Recording, record
+from bnlint.graph.record import record
+from bnlint.graph.recording import Recording
 from bnlint.rule import Pass
 from bnlint.signal.device import ProbeError, find_device, find_dtype
 from bnlint.signal.loss import LossError, gradients_of_outputs

@@ -13,7 +13,8 @@ from torch import fx, nn
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
 from bnlint.graph.ops import op_name
-from bnlint.graph.record import Recording, record
+from bnlint.graph.record import record
+from bnlint.graph.recording import Recording
 from bnlint.graph.untouched import training_mode
 from bnlint.signal.statistics import widened
 from bnlint.signal.watch import to_host

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.norms import Norms
-from bnlint.graph.ops import Kind
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind
 from bnlint.signal.statistics import NodeStats
 
 _BETWEEN = SHAPE_ONLY | {Kind.ACTIVATION, Kind.DROPOUT}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from bnlint.graph.model import WEIGHT_LAYERS, Graph
-from bnlint.graph.ops import Kind
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import WEIGHT_LAYERS, Kind
 from bnlint.signal.statistics import RANK_ROWS, NodeStats
 from bnlint.signal.trunk import RESAMPLING, RESETS, Point, sets_scale, trunk
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from torch import fx
 
-from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, Graph
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.model import Graph
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, op_name
 from bnlint.signal.statistics import NodeStats
 
 COLLAPSED, EXPLODED = 0.05, 20.0  # the spread over that after the first layer, where a run is in trouble

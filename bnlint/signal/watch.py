@@ -10,9 +10,9 @@ from torch import fx, nn
 
 from bnlint.graph.activations import activation_name
 from bnlint.graph.axes import Role, holds_batch, roles
-from bnlint.graph.model import LAYERS, SHAPE_ONLY, WEIGHT_LAYERS, Graph
+from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.ops import LAYERS, SHAPE_ONLY, WEIGHT_LAYERS, Kind, op_name
 from bnlint.signal.statistics import (
     Layout,
     NodeStats,

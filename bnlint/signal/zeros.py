@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from bnlint.graph.draws import draws
-from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS, AuditedModel, Graph
-from bnlint.graph.ops import Kind, argument
+from bnlint.graph.model import AuditedModel, Graph
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument
 from bnlint.signal.describe import label
 from bnlint.signal.statistics import NodeStats
 

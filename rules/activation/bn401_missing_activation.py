@@ -69,8 +69,7 @@ class MissingActivation(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Follows every plain linear layer, as long as its output has one reader, to the next weight layer."""
-        from bnlint.graph.model import LINEAR_OPS
-        from bnlint.graph.ops import Kind
+        from bnlint.graph.ops import LINEAR_OPS, Kind
 
         graph = model.graph
         assert graph is not None
@@ -172,8 +171,7 @@ def _is_grouped(graph: Graph, node: fx.Node) -> bool:
 
 def _ends_separable_conv(graph: Graph, node: fx.Node) -> bool:
     """A pointwise conv behind a depthwise one: the linear bottleneck of an inverted residual."""
-    from bnlint.graph.model import LINEAR_OPS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import LINEAR_OPS, Kind
 
     source = graph.data(node)
     made = graph.origins(source, LINEAR_OPS | {Kind.ACTIVATION, Kind.MUL, Kind.ADD}) if source is not None else []

@@ -100,8 +100,7 @@ class RepeatedActivation(Rule):
 
 def _fed_by(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The activation that alone feeds this one and feeds nothing else."""
-    from bnlint.graph.model import SHAPE_ONLY
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import SHAPE_ONLY, Kind
 
     through = SHAPE_ONLY | {Kind.DROPOUT}
     source = graph.data(node)

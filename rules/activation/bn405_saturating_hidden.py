@@ -78,7 +78,7 @@ class SaturatingHidden(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Counts hidden layers whose next nonlinearity saturates."""
-        from bnlint.graph.model import WEIGHT_LAYERS
+        from bnlint.graph.ops import WEIGHT_LAYERS
 
         graph = model.graph
         assert graph is not None
@@ -95,8 +95,7 @@ class SaturatingHidden(Rule):
 
     def _saturates(self, graph: Graph, node: fx.Node) -> bool:
         from bnlint.graph.activations import activation_name
-        from bnlint.graph.model import LAYERS, LINEAR_OPS
-        from bnlint.graph.ops import Kind
+        from bnlint.graph.ops import LAYERS, LINEAR_OPS, Kind
         from bnlint.graph.weights import gain
 
         reached = graph.destinations(node, LINEAR_OPS - {Kind.NORM})

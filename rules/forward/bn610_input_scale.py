@@ -77,7 +77,7 @@ class InputScale(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at the floating inputs that a weight layer reads directly."""
-        from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS
+        from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS
         from bnlint.signal.describe import number
 
         graph, probe = model.graph, model.probe

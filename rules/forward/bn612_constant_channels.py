@@ -72,8 +72,7 @@ class ConstantChannels(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Reports the first layer with constant channels that its weights and its input do not explain."""
         from bnlint.graph.branches import gate_nodes
-        from bnlint.graph.model import WEIGHT_LAYERS
-        from bnlint.graph.ops import Kind
+        from bnlint.graph.ops import WEIGHT_LAYERS, Kind
         from bnlint.signal.nonfinite import measured
 
         graph, probe = model.graph, model.probe

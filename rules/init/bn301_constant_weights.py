@@ -70,7 +70,7 @@ class ConstantWeights(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at every trained hidden conv or linear weight with more than one unit."""
-        from bnlint.graph.model import WEIGHT_LAYERS
+        from bnlint.graph.ops import WEIGHT_LAYERS
 
         graph = model.graph
         assert graph is not None
@@ -124,16 +124,14 @@ def _constant(graph: Graph, node: fx.Node) -> float | None:
 
 
 def _next_layers(graph: Graph, node: fx.Node) -> list[fx.Node]:
-    from bnlint.graph.model import LINEAR_OPS, WEIGHT_LAYERS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import LINEAR_OPS, WEIGHT_LAYERS, Kind
 
     found = graph.destinations(node, LINEAR_OPS | {Kind.ACTIVATION})
     return [n for n in found if graph.kind(n) in WEIGHT_LAYERS]
 
 
 def _is_branch_end(graph: Graph, node: fx.Node) -> bool:
-    from bnlint.graph.model import LINEAR_OPS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import LINEAR_OPS, Kind
 
     ends = (Kind.ADD, Kind.MUL, Kind.SPLIT, Kind.INDEX, Kind.CAT)
     return any(graph.kind(n) in ends for n in graph.destinations(node, LINEAR_OPS))

@@ -105,8 +105,7 @@ class DuplicateUnits(Rule):
 
 
 def _hidden_layers(graph: Graph) -> Iterator[fx.Node]:
-    from bnlint.graph.model import LINEAR_OPS, WEIGHT_LAYERS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import LINEAR_OPS, WEIGHT_LAYERS, Kind
 
     parts = {Kind.SPLIT, Kind.INDEX, Kind.SHUFFLE}
     for node in graph.of_kind(*(WEIGHT_LAYERS - {Kind.BILINEAR})):

@@ -103,7 +103,7 @@ class LargeOutputLayer(Rule):
 def _logits(model: AuditedModel) -> fx.Node | None:
     """The layer whose output is the model's, or goes into the softmax or sigmoid that ends it."""
     from bnlint.graph.heads import head
-    from bnlint.graph.model import WEIGHT_LAYERS
+    from bnlint.graph.ops import WEIGHT_LAYERS
 
     graph = model.graph
     assert graph is not None

@@ -98,8 +98,7 @@ class EmbeddingScale(Rule):
 
 def _tied(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Embeddings with the layer or product that uses the same tensor to give scores."""
-    from bnlint.graph.model import WEIGHT_LAYERS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import WEIGHT_LAYERS, Kind
 
     for table in graph.of_kind(Kind.EMBEDDING):
         found = graph.weight(table)

@@ -157,8 +157,7 @@ def _walks_slices(graph: Graph, uses: list[Norm]) -> bool:
 
 def _root(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The tensor of which one call's input is a slice; None when it is no slice."""
-    from bnlint.graph.model import SHAPE_ONLY
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import SHAPE_ONLY, Kind
 
     call = _outer_call(graph, node)
     here = call[0] if call else graph.data(node)

@@ -112,9 +112,8 @@ class UnnormalisedBranch(Rule):
 
 def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The lone layer of one side of a fork and the norm at the end of the other; None for any other sum."""
-    from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS
     from bnlint.graph.norms import has_normalised_weight
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind
 
     graph = norms.graph
     operands = [n for n in add.all_input_nodes if n.op != "get_attr"]

@@ -141,8 +141,8 @@ def _stats(model: AuditedModel) -> tuple[Mapping[str, NodeStats], str]:
 
 def _rows(graph: Graph, stats: Mapping[str, NodeStats]) -> Iterator[Run]:
     """The runs of the trunk, cut where a sum closes a skip and where a layer normalises its own weights."""
-    from bnlint.graph.model import WEIGHT_LAYERS
     from bnlint.graph.norms import has_normalised_weight
+    from bnlint.graph.ops import WEIGHT_LAYERS
     from bnlint.signal.trunk import Run, spread_runs
 
     for run in spread_runs(graph, stats):
@@ -165,8 +165,7 @@ def _change(run: Run) -> float:
 
 def _feeds_output_layer(graph: Graph, node: fx.Node) -> bool:
     """True when the next weight layer is the last one."""
-    from bnlint.graph.model import LAYERS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import LAYERS, Kind
 
     reached = graph.destinations(node, frozenset(Kind) - LAYERS - {Kind.OUTPUT})
     return any(graph.kind(n) in LAYERS and graph.is_last_layer(n) for n in reached)

@@ -82,9 +82,8 @@ class NormOnOutput(Rule):
 
 
 def _last_norms(graph: Graph) -> list[Norm]:
-    from bnlint.graph.model import SHAPE_ONLY, WEIGHT_LAYERS
     from bnlint.graph.norms import Family, Norms
-    from bnlint.graph.ops import Kind, op_name
+    from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, op_name
 
     norms = Norms(graph)
     found: dict[fx.Node, Norm] = {}

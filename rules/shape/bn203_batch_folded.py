@@ -156,7 +156,7 @@ def _side_by_side(graph: Graph, found: Joined) -> str:
 def _help(graph: Graph, node: fx.Node, features: int) -> str:
     from torch import nn
 
-    from bnlint.graph.model import WEIGHT_LAYERS
+    from bnlint.graph.ops import WEIGHT_LAYERS
 
     reader = next((n for n in graph.destinations(node) if graph.kind(n) in WEIGHT_LAYERS), None)
     module = graph.module(reader) if reader is not None else None
