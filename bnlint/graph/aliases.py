@@ -15,7 +15,7 @@ def reads_stale_name(changer: fx.Node, reader: fx.Node) -> bool:
     """True when both ops are in one function and the reader's line names the value as it was before the change.
 
     In `y = relu_(x)` and in `y = conv(relu_(x))` that is `x`, in `skip = x; x = relu_(x)` it is `skip`; in
-    `x = relu_(x)` alone nothing is stale. In `x + conv(relu_(x))` it is the first `x`.
+    `x = relu_(x)` alone nothing is stale. In `x + conv(relu_(x))` it is the first `x`, or another name for it.
     """
     first, second = changer.meta.get("call"), reader.meta.get("call")
     if first is None or second is None or first.code is not second.code:
@@ -30,7 +30,7 @@ def reads_stale_name(changer: fx.Node, reader: fx.Node) -> bool:
     subject = _subject(call)
     assert isinstance(subject, ast.Name)
     if here == there:
-        return _reads(rows[here], {subject.id}, but=subject)
+        return _reads(rows[here], _names_of(subject.id, rows[:here]), but=subject)
     stale = _names_of(subject.id, rows[:here]) - _assigned(rows[here])
     for row in rows[here + 1 : there]:
         stale -= _assigned(row)

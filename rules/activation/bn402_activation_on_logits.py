@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _OF_CLASSES = "cross_entropy"
 _OF_TWO = ("binary_cross_entropy_with_logits", "soft_margin_loss")
+_OF_NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
 class ActivationOnLogits(Rule):
@@ -27,7 +28,9 @@ class ActivationOnLogits(Rule):
     score is negative.
 
     Without a declared loss (`--loss`) this is only a remark, given for softmax, log-softmax and sigmoid. A log-softmax
-    before `cross_entropy` is harmless, as it is applied twice with the same result.
+    before `cross_entropy` is harmless, as it is applied twice with the same result. With a regression loss such as
+    `mse_loss`, a sigmoid or tanh at the end is a remark too: right for pixels scaled to its range, while for a target
+    of 30 the squared error of a sigmoid's output stays above 841 whatever is learnt.
 
     Example (bad):
 
@@ -65,8 +68,9 @@ class ActivationOnLogits(Rule):
     ```
 
     Known limits: the loss is taken to read the model's first floating output; a model that returns the scores beside
-    the probabilities is not reported. A ReLU followed by pooling (SqueezeNet) or an activation that is scaled
-    afterwards (`30 * tanh(x / 30)`) is a design and not reported.
+    the probabilities is not reported, nor are probabilities that are mixed before they are returned (the product with
+    one-hot labels at the end of a matching network). A ReLU followed by pooling (SqueezeNet) or an activation that is
+    scaled afterwards (`30 * tanh(x / 30)`) is a design and not reported.
 
     References: documentation of `torch.nn.CrossEntropyLoss` and `torch.nn.BCEWithLogitsLoss`;
     github.com/Lightning-Universe/lightning-bolts issue 654 and github.com/yudi-mars/daisyRec pull 15, real cases.
@@ -92,6 +96,8 @@ class ActivationOnLogits(Rule):
             finding = self._remark(model, end)
         elif model.loss == _OF_CLASSES and end.activation == "log_softmax":
             finding = self._harmless(model, end)
+        elif model.loss in _OF_NUMBERS:
+            finding = self._bounded(model, end)
         else:
             finding = self._broken(model, end, model.loss)
         if finding is not None:
@@ -120,6 +126,18 @@ class ActivationOnLogits(Rule):
             help="return the logits, or use `nll_loss`",
             severity=Severity.INFO,
             evidence={"activation": end.activation, "loss": _OF_CLASSES},
+        )
+
+    def _bounded(self, model: AuditedModel, end: Head) -> Finding | None:
+        """What a regression can reach; whether its targets lie there only the data tell."""
+        if math.isinf(end.low) or math.isinf(end.high):
+            return None
+        return self.finding(
+            model.place(end.node),
+            f"the output passes {end.activation}: no target below {end.low:g} or above {end.high:g} can be reached",
+            help="right for targets scaled to that range, such as pixels; else return the value before it",
+            severity=Severity.INFO,
+            evidence={"activation": end.activation, "loss": model.loss},
         )
 
     def _broken(self, model: AuditedModel, end: Head, loss: str) -> Finding | None:

@@ -70,14 +70,16 @@ class NoBiasNoNorm(Rule):
     ```
 
     On the model's input it is only info: the first layer of a GAN's discriminator has no norm by design, and a missing
-    bias hurts little where the input has zero mean.
+    bias hurts little where the input has zero mean. A stem without norm and nonlinearity, which goes straight or
+    through a pooling into the convs of the first block, is reported there too: the MLPerf reference of ResNet-50 once
+    lacked both, and did not reach its 75.9 % reliably at large batches.
 
-    Known limits: only convs whose output meets a rectifier directly count. A conv before another conv (depthwise
-    separable and low-rank pairs), before a sum, inside a gate (squeeze-and-excitation), with a normalised weight, on a
-    1x1 map (a head behind global pooling), or at the end of the model is bias-free by design.
+    Known limits: but for the stem, only convs whose output meets a rectifier directly count. A conv before another conv
+    (depthwise separable and low-rank pairs), before a sum, inside a gate (squeeze-and-excitation), with a normalised
+    weight, on a 1x1 map (a head behind global pooling), or at the end of the model is bias-free by design.
 
     References: Ioffe & Szegedy 2015 (arXiv 1502.03167), section 3.2; github.com/udacity/deep-learning-v2-pytorch issue
-    200, a real case.
+    200 and github.com/mlcommons/training_policies issue 89, real cases.
     """
 
     code = "BN106"
@@ -98,13 +100,13 @@ class NoBiasNoNorm(Rule):
         norms, gates = Norms(graph), gate_nodes(graph)
         convs = [n for n in _bias_free(graph) if n not in gates]
         normalised = [n for n in convs if norms.follows(n)]
-        bare = [n for n in convs if not graph.is_last_layer(n) and _meets_rectifier(norms, n)]
+        bare = [n for n in convs if not graph.is_last_layer(n) and (_meets_rectifier(norms, n) or _is_stem(norms, n))]
         if len(normalised) < max(self.min_siblings, self.share * (len(normalised) + len(bare))):
             return
         for node in bare:
             yield self.finding(
                 model.place(node),
-                f"neither a bias nor a norm before the nonlinearity; {len(normalised)} other bias-free convs are "
+                f"neither a bias nor a norm before what comes next; {len(normalised)} other bias-free convs are "
                 f"normalised",
                 severity=Severity.INFO if norms.is_first(node) else Severity.WARNING,
                 help="put the norm back, or give the conv a bias: `bias=True`",
@@ -133,3 +135,15 @@ def _meets_rectifier(norms: Norms, node: fx.Node) -> bool:
         return False
     readers = norms.readers(node)
     return any(is_rectifier(norms.graph, n) for n in readers) and not any(norms.at(n) for n in readers)
+
+
+def _is_stem(norms: Norms, node: fx.Node) -> bool:
+    """True for a conv on the model's input that goes, perhaps pooled, into other convs with nothing between."""
+    from bnlint.graph.ops import Kind
+
+    module, readers = norms.graph.module(node), norms.readers(node)
+    kernel = getattr(module, "kernel_size", (1,))
+    overlaps = max(kernel) > 1 and kernel != getattr(module, "stride", None)  # no projection of patches
+    return (
+        overlaps and norms.is_first(node) and bool(readers) and all(norms.graph.kind(n) is Kind.CONV for n in readers)
+    )

@@ -71,7 +71,8 @@ class MissingNorm(Rule):
 
     Known limits: only layers that all data goes through count, one after the other; a sum that closes a skip
     connection, a norm and a layer with normalised weights (weight norm, spectral norm, weight standardisation) end the
-    row. Where an op lies on the way that the prediction has no rule for, only the probe decides.
+    row. That a shallower net would train better with a norm, as many do, cannot be seen before training. Where an op
+    lies on the way that the prediction has no rule for, only the probe decides.
 
     References: Ioffe & Szegedy 2015 (arXiv 1502.03167); He et al. 2015 (arXiv 1502.01852), section 2.2, where a
     30-layer net without norm stalls; Schoenholz et al. 2017, Deep Information Propagation (arXiv 1611.01232).

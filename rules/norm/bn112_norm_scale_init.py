@@ -68,7 +68,8 @@ class NormScaleInit(Rule):
 
     Known limits: a constant small scale at the end of a residual branch is deliberate (zero-init residual), and so is
     one that is multiplied by something else (adaptive norms). Norms that have already seen batches are trained and left
-    alone.
+    alone. Scales drawn from U(0, 1), PyTorch's default until 1.1, have a mean of 0.5: they halve the signal, which the
+    next norm makes good, and are not reported.
 
     References: Goyal et al. 2017 (arXiv 1706.02677), section 5.1, for zero scales that are right;
     github.com/pytorch/examples issue 516 and github.com/pytorch/pytorch issue 12259, real cases.

@@ -58,7 +58,9 @@ class DetachedParameters(Rule):
 
     Known limits: a branch that is detached beside one that is not gets its gradient and is not reported, nor are
     parameters that forward itself updates (moving averages), frozen ones, or values that are kept in an attribute
-    instead of returned. To freeze a part on purpose, set `requires_grad_(False)` on it.
+    instead of returned. A part that gets a gradient from one loss and is cut off from another, as the decoder of an
+    IntroVAE is by `encoder(x.detach())`, shows only in the training loop. To freeze a part on purpose, set
+    `requires_grad_(False)` on it.
 
     References: PyTorch documentation, Autograd mechanics, "Locally disabling gradient computation";
     github.com/lucidrains/CoCa-pytorch issue 6, a real case; github.com/vturrisi/solo-learn issue 135 for a side branch

@@ -5,6 +5,8 @@ from torch import nn
 
 import bnlint
 
+pytest.register_assert_rewrite("tests.rules.cases")
+
 
 class Fn(nn.Module):
     """A model whose forward is the function given; what else is given becomes its attributes."""

@@ -59,7 +59,7 @@ def test_wrong_for_the_loss(found, activation, loss, code):
         ("log_softmax", "nll_loss"),
         ("sigmoid", "binary_cross_entropy"),
         ("softmax", "binary_cross_entropy"),
-        ("sigmoid", "mse_loss"),
+        (None, "mse_loss"),
         ("relu", "l1_loss"),
         (None, None),
         ("relu", None),
@@ -73,7 +73,11 @@ def test_right_for_the_loss(found, activation, loss):
 
 @pytest.mark.parametrize(
     ("activation", "loss"),
-    [("softmax", None), ("sigmoid", None), ("log_softmax", None), ("log_softmax", "cross_entropy")],  # smce-08
+    [
+        *(("softmax", None), ("sigmoid", None), ("log_softmax", None)),
+        ("log_softmax", "cross_entropy"),  # smce-08
+        *(("sigmoid", "mse_loss"), ("tanh", "l1"), ("softmax", "huber_loss")),  # outact-07
+    ],
 )
 def test_remark_only(found, activation, loss):
     assert verdict(found, classifier(ACTIVATIONS[activation]), loss) == {"BN402": Severity.INFO}
