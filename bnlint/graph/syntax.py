@@ -39,12 +39,13 @@ class ClassText(NamedTuple):
     filename: str
     node: ast.ClassDef
 
-    def header(self) -> Location:
-        """`class Net(nn.Module)`, as far as it stands on one line."""
-        line = linecache.getline(self.filename, self.node.lineno)
-        start = characters(self.filename, self.node.lineno, self.node.col_offset) or 1
+    def header(self, method: ast.FunctionDef | None = None) -> Location:
+        """`class Net(nn.Module)` or a method's `def …(…)`, as far as it stands on one line."""
+        node: ast.stmt = method or self.node
+        line = linecache.getline(self.filename, node.lineno)
+        start = characters(self.filename, node.lineno, node.col_offset) or 1
         end = len(line.split("#")[0].rstrip().removesuffix(":")) + 1
-        return Location(display_path(self.filename), self.node.lineno, start, self.node.lineno, end)
+        return Location(display_path(self.filename), node.lineno, start, node.lineno, end)
 
     def assignment(self, name: str, wanted: str | None) -> Span | None:
         """What is assigned to `self.<name>`; of several the one that calls `wanted`, else the last."""

@@ -25,6 +25,7 @@ class SignalCollapse(Rule):
     import torch.nn as nn
 
     # also BN109
+    # also BN302
     class Net(nn.Module):
         def __init__(self, width=64, depth=6):
             super().__init__()

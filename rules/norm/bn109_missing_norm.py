@@ -10,8 +10,6 @@ from bnlint.rule import Finding, Phase, Rule, Severity
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import fx
-
     from bnlint.graph.model import AuditedModel, Graph
     from bnlint.signal.statistics import NodeStats
     from bnlint.signal.trunk import Run
@@ -35,6 +33,7 @@ class MissingNorm(Rule):
     ```python
     import torch.nn as nn
 
+    # also BN303
     # also BN601
     class Net(nn.Module):
         def __init__(self):
@@ -89,14 +88,16 @@ class MissingNorm(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Finds the row of bare layers that changes the signal most, measured or else predicted."""
+        from bnlint.signal.bare import bare_runs, total_change
+
         graph = model.graph
         assert graph is not None
         if not graph.runs or not self._deep(graph):
             return
         stats, how = _stats(model)
-        rows = [run for run in _rows(graph, stats) if self._is_long(graph, run) and self._is_lost(run)]
+        rows = [run for run in bare_runs(graph, stats) if self._is_long(graph, run) and self._is_lost(run)]
         if rows:
-            yield self._finding(model, max(rows, key=lambda run: max(_change(run), 1 / _change(run))), how)
+            yield self._finding(model, max(rows, key=lambda run: max(total_change(run), 1 / total_change(run))), how)
 
     def _deep(self, graph: Graph) -> bool:
         """True when there are enough layers without a norm at all; the signal need not be looked at otherwise."""
@@ -107,16 +108,21 @@ class MissingNorm(Rule):
         return sum(not norms.follows(node) for node in weight_layers(graph)) >= self.min_layers
 
     def _is_long(self, graph: Graph, run: Run) -> bool:
-        return len(run.points) + _feeds_output_layer(graph, run.points[-1].node) >= self.min_layers
+        from bnlint.signal.bare import count_layers
+
+        return count_layers(graph, run) >= self.min_layers
 
     def _is_lost(self, run: Run) -> bool:
         """True when the signal leaves the limits step by step; one odd layer is another matter than a missing norm."""
-        return not self.warn_below <= _change(run) <= self.warn_above and run.gradual(self.min_layers // 2)
+        from bnlint.signal.bare import total_change
+
+        return not self.warn_below <= total_change(run) <= self.warn_above and run.gradual(self.min_layers // 2)
 
     def _finding(self, model: AuditedModel, run: Run, how: str) -> Finding:
+        from bnlint.signal.bare import total_change
         from bnlint.signal.describe import cure, label, number, profile
 
-        first, last, change = run.points[0].node, run.points[-1].node, _change(run)
+        first, last, change = run.points[0].node, run.points[-1].node, total_change(run)
         what = "dies out" if change < 1 else "explodes"
         limit = self.warn_below if change < 1 else self.warn_above
         effect = number(max(change, 1 / change))
@@ -138,35 +144,3 @@ def _stats(model: AuditedModel) -> tuple[Mapping[str, NodeStats], str]:
     if model.probe is not None and not model.probe.failed:
         return model.probe.stats, "measured"
     return (model.prediction.certain_stats if model.prediction is not None else {}), "predicted from the weights"
-
-
-def _rows(graph: Graph, stats: Mapping[str, NodeStats]) -> Iterator[Run]:
-    """The runs of the trunk, cut where a sum closes a skip and where a layer normalises its own weights."""
-    from bnlint.graph.norms import has_normalised_weight
-    from bnlint.graph.ops import WEIGHT_LAYERS
-    from bnlint.signal.trunk import Run, spread_runs
-
-    for run in spread_runs(graph, stats):
-        row = Run()
-        for point in run.points:
-            if graph.kind(point.node) in WEIGHT_LAYERS and not has_normalised_weight(graph, point.node):
-                row.points.append(point)
-                continue
-            if row.points:
-                yield row
-            row = Run()
-        if row.points:
-            yield row
-
-
-def _change(run: Run) -> float:
-    """What the last layer's spread is relative to the first one's; never zero."""
-    return max(run.points[-1].ratio, 1e-30) / max(run.points[0].ratio, 1e-30)
-
-
-def _feeds_output_layer(graph: Graph, node: fx.Node) -> bool:
-    """True when the next weight layer is the last one."""
-    from bnlint.graph.ops import LAYERS, Kind
-
-    reached = graph.destinations(node, frozenset(Kind) - LAYERS - {Kind.OUTPUT})
-    return any(graph.kind(n) in LAYERS and graph.is_last_layer(n) for n in reached)

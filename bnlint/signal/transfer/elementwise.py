@@ -15,6 +15,7 @@ from bnlint.signal.transfer.base import Unknown, data, transfer
 from bnlint.signal.value import POINTS, WEIGHTS, Value, gaussian, shares, uniform
 
 if TYPE_CHECKING:
+    from bnlint.graph.model import Graph
     from bnlint.signal.predict import Walk
 
 _RANDOM_FACTORIES = {"randn": (0.0, 1.0), "randn_like": (0.0, 1.0), "rand": (0.5, 1 / 12), "rand_like": (0.5, 1 / 12)}
@@ -214,7 +215,7 @@ def _on_grid(walk: Walk, node: fx.Node) -> Value:
     grids = {n: _points(v, ndim) for n, v in given.items()}
     with torch.enable_grad():
         leaves = {n: g.detach().clone().requires_grad_() for n, g in grids.items()}
-        out = _call(walk, node, leaves)
+        out = apply_elementwise(walk.graph, node, leaves)
         slopes = torch.autograd.grad(out.sum(), list(leaves.values()), allow_unused=True) if out.requires_grad else ()
     for n, slope in zip(given, slopes, strict=False):
         if slope is not None:
@@ -234,8 +235,9 @@ def _points(value: Value, ndim: int) -> torch.Tensor:
     return value.grid.reshape(len(POINTS), *(1,) * (ndim - len(value.features)), *value.features)
 
 
-def _call(walk: Walk, node: fx.Node, leaves: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
-    module = walk.graph.module(node)
+def apply_elementwise(graph: Graph, node: fx.Node, leaves: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
+    """The op itself on other tensors; their first axis is the grid's."""
+    module = graph.module(node)
     if module is not None:
         return _layer(module, next(iter(leaves.values())))
     args: Any = fx.node.map_arg(node.args, lambda n: leaves[n] * 1.0)
