@@ -115,15 +115,14 @@ class WrongFan(Rule):
 
 
 def _layers(graph: Graph) -> list[fx.Node]:
-    from bnlint.graph.model import WEIGHT_LAYERS
-    from bnlint.graph.ops import Kind
+    from bnlint.graph.ops import WEIGHT_LAYERS, Kind
 
     return graph.of_kind(*WEIGHT_LAYERS, Kind.MATMUL)
 
 
 def _recognised(model: AuditedModel, node: fx.Node) -> tuple[Recognition, Fans] | None:
     """The scheme of a layer's weight and its fans, when those differ from what torch counts."""
-    from bnlint.graph.model import WEIGHT_LAYERS
+    from bnlint.graph.ops import WEIGHT_LAYERS
     from bnlint.signal.fans import Fans, fans_of
     from bnlint.signal.schemes import recognise
 
