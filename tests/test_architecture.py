@@ -34,7 +34,7 @@ ORDER = (
     ("settle",),
     ("api",),
     ("bnlint",),
-    ("commands", "pytest_plugin"),
+    ("commands", "pytest_plugin", "integrations"),
     ("cli",),
     ("__main__",),
 )

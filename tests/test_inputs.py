@@ -290,6 +290,16 @@ def test_example_input_array_and_batch_size(batch: int | None) -> None:
     assert found.args[0].shape == (batch or 2, 6) and torch.equal(found.args[0][0], torch.arange(6.0))
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_example_of_one_number_means_its_shape(value: float) -> None:
+    model = Mlp()
+    model.example_input_array = torch.full((3, 6), value)
+    found = [resolve(model, Job("net.py:Mlp")).args[0] for _ in range(2)]
+    assert found[0].shape == (3, 6) and found[0].std() > 0.5
+    assert torch.equal(*found)
+    assert torch.equal(model.example_input_array, torch.full((3, 6), value))
+
+
 def test_a_hint_that_raises_is_no_hint() -> None:
     class Raises(Mlp):
         @property

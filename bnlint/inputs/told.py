@@ -65,7 +65,17 @@ def own_example(model: nn.Module, user_module: ModuleType | None, seed: int) -> 
         if callable(function):
             return _called(model, function, HOOK, f"{HOOK}()", seed)
     example = _attribute(inner, "example_input_array")
-    return None if example is None else from_values(model, example, "example_input_array")
+    if example is None:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return from_values(model, map_tensors(example, lambda tensor: _filled(tensor, generator)), "example_input_array")
+
+
+def _filled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """An example that is all zeros, say, means its shape, and gets random values."""
+    if not tensor.is_floating_point() or tensor.numel() < 2 or bool((tensor != tensor.flatten()[0]).any()):
+        return tensor
+    return torch.randn(tensor.shape, generator=generator).to(tensor)
 
 
 def dummy_inputs(model: nn.Module) -> Inputs | None:
