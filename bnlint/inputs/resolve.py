@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -18,7 +19,7 @@ from bnlint.inputs.search import Search
 from bnlint.inputs.spec import InputError
 from bnlint.inputs.told import dummy_inputs, from_function, own_example
 from bnlint.inputs.trial import Outcome
-from bnlint.inputs.values import Inputs, bound, model_dtype, parameters_of, resized, unwrapped
+from bnlint.inputs.values import Inputs, bound, model_dtype, parameters_of, unwrapped, with_batch
 from bnlint.job import Job
 from bnlint.rule import Place
 
@@ -36,8 +37,17 @@ def resolve(model: nn.Module, job: Job, user_module: ModuleType | None = None) -
         return from_function(model, job.input_fn, user_module, job.seed)
     example = own_example(model, user_module, job.seed)
     if example is not None:
-        return (resized(example, job.batch_size) if job.batch_size else None) or example
-    return _found(model, job)
+        batch = job.batch_size or (BATCH if _needs_several(model, job, example) else None)
+        found = with_batch(example, batch, job.seed) if batch else example
+    else:
+        found = _found(model, job)
+    return replace(found, batch_told=True) if job.batch_size is not None else found
+
+
+def _needs_several(model: nn.Module, job: Job, example: Inputs) -> bool:
+    """True when the model keeps one sample as a mere shape, and trains by the statistics of a batch."""
+    alone = example.batch_size == 1 and not example.batch_told and job.mode == "train"
+    return alone and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
 def _found(model: nn.Module, job: Job) -> Inputs:
@@ -45,7 +55,7 @@ def _found(model: nn.Module, job: Job) -> Inputs:
     search = Search(model, job.mode, batch, job.seed)
     dummy = dummy_inputs(model)
     if dummy is not None and search.trials.accepts(dummy):
-        return (resized(dummy, job.batch_size) if job.batch_size else None) or dummy
+        return with_batch(dummy, job.batch_size, job.seed) if job.batch_size else dummy
     outcome = search.find(_first(model, search.guesser))
     if outcome is None or not _usable(search, outcome):
         raise _not_found(model, search, outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from bnlint.inputs.spec import InputError, InputSpec, TensorSpec
 
 Parameter = inspect.Parameter
 _DATA = ("inputs=", "--input-fn", "--batch")
+_TOLD = (*_DATA, "--input", "bnlint_inputs()")
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Inputs:
     inferred: bool = False  # sizes were found by trying, not told
     batch_size: int = 1
     batch_axes: list[int | None] = field(default_factory=list)  # one for each row
+    batch_told: bool = False  # the user chose the batch size; an example that the model keeps is only a shape
 
     @property
     def is_data(self) -> bool:
@@ -54,7 +56,18 @@ def resized(inputs: Inputs, batch: int | None = None, scale: float | None = None
         {**row, "shape": list(changed[id(tensor)].shape)}
         for row, tensor in zip(inputs.rows, inputs.tensors, strict=True)
     ]
-    return Inputs(args, kwargs, rows_now, inputs.inferred, batch or inputs.batch_size, inputs.batch_axes)
+    return replace(inputs, args=args, kwargs=kwargs, rows=rows_now, batch_size=batch or inputs.batch_size)
+
+
+def with_batch(inputs: Inputs, batch: int, seed: int) -> Inputs:
+    """An example with another number of samples; the added ones vary by its spread, or all samples would be one."""
+    found, have = resized(inputs, batch) or inputs, inputs.batch_size
+    generator = torch.Generator().manual_seed(seed)
+    for tensor, axis in zip(found.tensors, found.batch_axes, strict=True):
+        if axis is not None and tensor.dtype.is_floating_point and tensor.shape[axis] > have:
+            added = tensor.narrow(axis, have, tensor.shape[axis] - have)
+            added += tensor.std(correction=0) * torch.randn(added.shape, generator=generator).to(added)
+    return found
 
 
 def _resized(tensor: torch.Tensor, axis: int | None, batch: int | None, scale: float | None) -> torch.Tensor:
@@ -181,6 +194,7 @@ def bound(
         inferred,
         sizes[0] if sizes else 1,
         [axes[name] for name, _ in rows],
+        isinstance(source, str) and source.startswith(_TOLD),
     )
 
 

@@ -64,8 +64,10 @@ class FewValuesPerChannel(Rule):
             return self.head(self.relu(self.norm(self.project(x)))).flatten(1)
     ```
 
-    Known limits: the warning needs a batch size that you gave (`--input`, `--batch-size`); one that bnlint chose says
-    nothing about training. That a batch of one fails although the declared batch works is info.
+    Known limits: the warning needs a batch size that you gave (`--input`, `--batch-size`, a batch of yours); one that
+    bnlint chose, or the one sample of an `example_input_array`, says nothing about training. If the model trains with
+    more samples than the check was given, check it with as many. That a batch of one fails although the declared batch
+    works is info.
 
     References: Ioffe & Szegedy 2015 (arXiv 1502.03167); Wu & Johnson 2021, Rethinking "Batch" in BatchNorm (arXiv
     2105.07576); github.com/jfzhang95/pytorch-deeplab-xception issue 41 and github.com/YudeWang/deeplabv3plus-pytorch
@@ -84,11 +86,11 @@ class FewValuesPerChannel(Rule):
         assert graph is not None
         found = _counts(graph)
         broken = [norm for norm, count in found if count == 1]
-        told = model.inputs is not None and not model.inputs.inferred
+        told = model.inputs is not None and model.inputs.batch_told
         few = [(norm, count) for norm, count in found if told and 1 < count < self.min_values]
+        batch = model.inputs.batch_size if model.inputs is not None else 0
         yield from self._broken(model, broken)
         yield from self._few(model, few)
-        batch = model.inputs.batch_size if model.inputs is not None else 0
         smaller = model.variant(Variant.BATCH_OF_ONE) if any(count == batch for _, count in found) else None
         if smaller is not None:
             reported = {norm.path for norm in (*broken, *(norm for norm, _ in few))}
@@ -109,16 +111,18 @@ class FewValuesPerChannel(Rule):
             )
 
     def _few(self, model: AuditedModel, rows: list[tuple[Norm, int]]) -> Iterator[Finding]:
-        assert model.graph is not None
+        assert model.graph is not None and model.inputs is not None
         if rows:
             norm, count = min(rows, key=lambda row: row[1])
-            shape = model.graph.shape(norm.source)
+            shape, batch = model.graph.shape(norm.source), model.inputs.batch_size
+            enough = math.ceil(self.min_values * batch / count)
             yield self.finding(
                 model.place(norm.node),
-                f"only {count} values per channel: the input is {list(shape)}, and fewer than {self.min_values} "
-                f"values say little about a channel's mean and variance",
-                help="train with a larger batch, or use `nn.GroupNorm` or `nn.LayerNorm` here",
-                evidence={"values": count, "shape": list(shape)},
+                f"only {count} values per channel at a batch of {batch}: the input is {list(shape)}, and fewer than "
+                f"{self.min_values} values say little about a channel's mean and variance",
+                help=f"train with {enough} samples or more, and check with as many; or use `nn.GroupNorm` or "
+                f"`nn.LayerNorm` here",
+                evidence={"values": count, "shape": list(shape), "batch": batch, "enough": enough},
                 others=[model.place(other.node) for other, _ in rows if other is not norm],
             )
 

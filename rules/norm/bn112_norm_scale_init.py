@@ -66,10 +66,12 @@ class NormScaleInit(Rule):
             return self.fc(x.mean(dim=(2, 3)))
     ```
 
+    A weight that is drawn around another mean, as U(0, 1) was PyTorch's default until 1.1, is info: channels that start
+    at a tenth of the others' scale pass on a tenth of the signal and of the gradient.
+
     Known limits: a constant small scale at the end of a residual branch is deliberate (zero-init residual), and so is
     one that is multiplied by something else (adaptive norms). Norms that have already seen batches are trained and left
-    alone. Scales drawn from U(0, 1), PyTorch's default until 1.1, have a mean of 0.5: they halve the signal, which the
-    next norm makes good, and are not reported.
+    alone.
 
     References: Goyal et al. 2017 (arXiv 1706.02677), section 5.1, for zero scales that are right;
     github.com/pytorch/examples issue 516 and github.com/pytorch/pytorch issue 12259, real cases.
@@ -82,6 +84,7 @@ class NormScaleInit(Rule):
 
     min_scale: float = 0.1
     max_shift: float = 0.5
+    note_off: float = 0.25  # how far from 1 the mean of a drawn weight is worth a remark
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at the weight and bias of every norm layer that runs."""
@@ -92,6 +95,7 @@ class NormScaleInit(Rule):
         norms = Norms(graph)
         small: dict[bool, dict[str, float]] = {}  # scales by path, constant and drawn ones apart: two causes
         shifted: dict[str, float] = {}
+        uneven: dict[str, float] = {}
         for norm in norms:
             module = model.modules.get(norm.path)
             if module is None or not _is_new(module, batches_seen(model, norm.path)):
@@ -101,19 +105,33 @@ class NormScaleInit(Rule):
                 small.setdefault(_is_constant(module.weight), {})[norm.path] = scale
             elif shift is not None and abs(shift) > self.max_shift:
                 shifted[norm.path] = shift
+            elif scale is not None and abs(scale - 1) > self.note_off and not _is_constant(module.weight):
+                uneven[norm.path] = scale
         for found in small.values():
             help = "start it at one: `nn.init.ones_(norm.weight)`, and leave norms out of the loop over weights"
             yield self._finding(model, found, "its weight starts at {:.2g} on average instead of 1", help)
         if shifted:
             help = "start it at zero: `nn.init.zeros_(norm.bias)`"
             yield self._finding(model, shifted, "its bias starts at {:.2g} on average instead of 0", help)
+        if uneven:
+            help = "start it at one: `nn.init.ones_(norm.weight)`, so that no channel begins louder than another"
+            message = "its weight is drawn anew in every channel, {:.2g} on average instead of 1"
+            yield self._finding(model, uneven, message, help, Severity.INFO)
 
-    def _finding(self, model: AuditedModel, found: dict[str, float], message: str, help: str) -> Finding:
+    def _finding(
+        self,
+        model: AuditedModel,
+        found: dict[str, float],
+        message: str,
+        help: str,
+        severity: Severity = Severity.WARNING,
+    ) -> Finding:
         path, value = next(iter(found.items()))
         return self.finding(
             model.place(path=path),
             message.format(value),
             help=help,
+            severity=severity,
             evidence={"mean": value, "norms": len(found)},
             others=[model.place(path=other) for other in found if other != path],
         )

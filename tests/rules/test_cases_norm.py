@@ -191,6 +191,20 @@ class DrawnNorm(nn.Module):
         return torch.tanh(self.out(torch.relu(self.norm(self.up(z)))))
 
 
+class OldDefault(nn.Module):
+    """The scale of a norm drawn from U(0, 1), as PyTorch once did by itself."""
+
+    def __init__(self, right):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 32, 3, bias=False), nn.Conv2d(32, 2, 1)
+        self.norm = nn.BatchNorm2d(32)  # bug
+        if not right:
+            nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.norm(self.conv(x))))
+
+
 class SharedHead(nn.Module):
     """One head with one norm over every level of a feature pyramid."""
 
@@ -402,6 +416,7 @@ CASES = {
     "bias-bn-07": Case(DoubleConv, PICTURES, "BN105", "block.0", INFO),  # the author: both settings are fine
     "bias-bn-09": Case(Discriminator, PICTURES, "BN106", "conv1", INFO),
     "bias-bn-09 in the middle": Case(ForgottenNorm, PICTURES, "BN106", "conv2", WARNING),
+    "init-02": Case(OldDefault, PICTURES, "BN112", "norm", INFO),
     "init-04": Case(DrawnNorm, "16x100x1x1", "BN112", "norm", WARNING),
     "shared-bn-01": Case(SharedHead, PICTURES, "BN104", "norm", WARNING),
     "shared-bn-03": Case(Contrast, PICTURES, "BN104", "bn", WARNING),

@@ -40,6 +40,25 @@ def test_a_batch_that_was_guessed_gives_no_warning(severities):
     assert severities("BN102", model, None, batch_size=None) == {"1": INFO}
 
 
+class WithExample(nn.Sequential):
+    """A model that keeps one sample as an example of its input."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        self.example_input_array = torch.randn(1, 8)
+
+
+@pytest.mark.parametrize(("batch", "severity"), [(None, INFO), (4, WARNING), (1, ERROR)])
+def test_an_example_of_one_sample_is_no_batch_size(found, batch, severity):
+    rows = found(WithExample(), None, batch_size=batch, info=True, static=False, select=["BN102", "BN6"])
+    assert {code: f.severity for (code, _), f in rows.items() if code != "BN904"} == {"BN102": severity}
+
+
+def test_few_values_says_which_batch_is_enough(found):
+    (finding,) = found(ImagePooling(), "2x3x16x16", select=["BN102"]).values()
+    assert (finding.evidence["batch"], finding.evidence["enough"]) == (2, 8)
+
+
 def test_few_values_is_about_batch_norm_in_training_only(severities):
     assert severities("BN102", ImagePooling(lambda c: nn.GroupNorm(4, c)), "2x3x16x16") == {}
     assert severities("BN102", ImagePooling(), "2x3x16x16", mode="eval") == {}

@@ -171,13 +171,20 @@ def test_adaptive_norms_that_start_at_zero(found):
     assert found(AdaptiveBlock(), ["4x8", "4x8"]) == {}
 
 
-def test_uniform_and_trained_scales_are_left_alone(severities):
-    model = head()
-    nn.init.uniform_(model[1].weight)  # init-02: PyTorch up to 1.1
-    assert severities("BN112", model, "4x3x8x8") == {}
+def test_trained_scales_are_left_alone(severities):
     trained = dcgan_init(head())
     trained[1].num_batches_tracked += 100
     assert severities("BN112", trained, "4x3x8x8") == {}
+
+
+@pytest.mark.parametrize(
+    ("draw", "reported"), [(nn.init.uniform_, True), (lambda w: nn.init.normal_(w, 1, 0.02), False)]
+)
+def test_scales_drawn_around_another_mean_are_a_remark(severities, draw, reported):
+    """init-02: PyTorch up to 1.1."""
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64))
+    draw(model[1].weight)
+    assert severities("BN112", model, "4x3x8x8") == ({"1": INFO} if reported else {})
 
 
 # -- BN113 ---------------------------------------------------------------------------------------------------------
