@@ -39,6 +39,7 @@ def check(
     device: str = "cpu",
     dtype: str | None = None,
     mode: str = "train",
+    weights: str | PathLike[str] | None = None,
     timeout: float = 120.0,
     memory_limit: int | str | None = None,
     select: Iterable[str] = (),
@@ -52,8 +53,8 @@ def check(
     """Checks a model, here, or a target such as `"path.py:Net"`, in a process of its own, and returns the report.
 
     `inputs` is a spec such as `"8x3x32x32"`, a list of specs, or, for a model, its arguments: a tensor, a tuple or a
-    dict. `input_fn`, `timeout`, `memory_limit`, `isolate` and `cache` concern only targets given as text. Everything
-    else means what the option of `bnlint check` means.
+    dict. `weights`, `input_fn`, `timeout`, `memory_limit`, `isolate` and `cache` concern only targets given as text.
+    Everything else means what the option of `bnlint check` means.
     """
     specs = (inputs,) if isinstance(inputs, str) else tuple(inputs) if _all_text(inputs) else ()
     settings = Settings(
@@ -65,6 +66,7 @@ def check(
         device=device,
         dtype=dtype,
         mode=mode,
+        weights=fspath(weights) if weights is not None else None,
         timeout=timeout,
         memory_limit=parse_size(memory_limit) if isinstance(memory_limit, str) else memory_limit,
         selections=(Selection(_texts(select) or None, ignore=_texts(ignore)),),

@@ -38,6 +38,7 @@ def run(job: Job, emit: Emit) -> TargetReport:
     started = time.perf_counter()
     try:
         built = build(parse(job.target), job.seed, emit, job.root)
+        loaded = _loaded(built.model, job, emit)
     except BuildError as error:
         return TargetReport(job.target, "failed", device=job.device, findings=[_of(job, error.finding)])
     seconds = time.perf_counter() - started
@@ -51,6 +52,7 @@ def run(job: Job, emit: Emit) -> TargetReport:
         unwritten=built.unwritten,
     )
     report.seconds = {"build": seconds, **report.seconds}
+    report.notes = [*loaded, *report.notes]
     return report
 
 
@@ -275,6 +277,16 @@ class _Run:
             yield
         finally:
             self.report.seconds[name] = time.perf_counter() - started
+
+
+def _loaded(model: nn.Module, job: Job, emit: Emit) -> list[str]:
+    """Puts the weights that the job names into the model and says from where."""
+    from bnlint.checkpoint import load_weights
+
+    if job.weights is None:
+        return []
+    emit("load")
+    return [f"weights: {load_weights(model, job.weights)}"]
 
 
 def _selected(job: Job) -> dict[str, type[Rule]]:

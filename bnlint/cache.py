@@ -100,6 +100,7 @@ class Cache:
     def _file(self, kind: str, job: Job) -> Path:
         question = [kind, job.to_json(), str(Path.cwd()), _here(), _rules(job.rule_paths)]
         question += [platform.node()] if job.device != "cpu" else []
+        question += [_content(Path(job.weights)) or ""] if job.weights is not None else []
         return self.folder / f"{_sha256(json.dumps(question).encode())}.json"
 
 
@@ -156,6 +157,20 @@ def _digest(name: str) -> str | None:
         return f"{size}-{changed}" if size > _HASHED else _sha256(Path(name).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _content(file: Path) -> str | None:
+    """Tells a file's content from any other, however large it is."""
+    import hashlib
+
+    found = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                found.update(chunk)
+    except OSError:
+        return None
+    return found.hexdigest()
 
 
 def _sha256(data: bytes) -> str:

@@ -12,6 +12,7 @@ STAGES = {
     "start": "starting the process and loading torch",
     "import": "importing the file",
     "construct": "building the model",
+    "load": "loading the weights",
     "inputs": "making the inputs",
     "trace": "recording the forward pass",
     "weights": "reading the weights",

@@ -20,7 +20,7 @@ ORDER = (
     ("job", "target", "registry"),
     ("grouping", "graph"),
     ("signal", "failure", "untraced"),
-    ("load",),
+    ("load", "checkpoint"),
     ("inputs",),
     ("build",),
     ("audit",),
@@ -41,7 +41,7 @@ ORDER = (
 LAYERS = {name: layer for layer, names in enumerate(ORDER) for name in names}
 # Imports against that order: methods of the report that render it, the version, and the worker's inner half.
 UPWARD = {("job", "report"), ("report", "bnlint"), ("cache", "bnlint"), ("worker", "child")}
-TORCH_AT_TOP = {"build", "inputs", "graph", "signal"}
+TORCH_AT_TOP = {"build", "checkpoint", "inputs", "graph", "signal"}
 FOR_RULES = {"rule", "graph", "signal"}
 RULE_CODE = re.compile(r"\bBN[1-8][0-9]{2}\b")
 

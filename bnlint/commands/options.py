@@ -87,6 +87,7 @@ _CHECKING = (
     option("Run", "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, xpu, or auto."),
     option("Run", "--dtype", metavar="NAME", help=f"Convert the model to one of {', '.join(DTYPES)}."),
     option("Run", "--mode", type=click.Choice(MODES), default="train", show_default=True, help="Mode of the model."),
+    option("Run", "--weights", metavar="FILE", help="Check the model with these: a state dict, .pt or .safetensors."),
     option("Run", "--static/--no-static", help="Stop before the model runs on data: only modules and graph."),
     option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
     option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),

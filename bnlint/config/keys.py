@@ -128,6 +128,7 @@ TARGET_KEYS = (
     Key("kwargs", Table(LITERAL, "a table"), "Arguments to build the model with, by name.", {}),
     Key("inputs", _Inputs(), "What `forward` gets."),
     Key("input-fn", TEXT, "`file.py:function` that returns the inputs."),
+    Key("weights", TEXT, "File of trained weights, .pt or .safetensors, to check the model with."),
     *RUN_KEYS,
 )
 

@@ -68,6 +68,8 @@ class Plan:
         values = {key: value for key, value in row.items() if key not in ("target", "args", "kwargs")}
         if ".py:" in values.get("input_fn", ""):
             values["input_fn"] = self._from_here(values["input_fn"])
+        if "weights" in values:
+            values["weights"] = self._from_here(values["weights"])
         return Check(text, self._settings(values))
 
     def _text(self, row: Mapping[str, Any], where: str) -> str:

@@ -48,6 +48,7 @@ class Settings:
     device: str = "cpu"
     dtype: str | None = None
     mode: str = "train"
+    weights: str | None = None
     timeout: float = 120.0
     memory_limit: int | None = None  # bytes
     selections: tuple[Selection, ...] = ()  # the configuration's, the target's, the command line's
@@ -82,6 +83,7 @@ class Settings:
             device=self.device,
             dtype=self.dtype,
             mode=self.mode,
+            weights=self.weights,
             static=self.static,
             select=tuple(codes),
             rule_paths=self.rule_paths,

@@ -23,7 +23,7 @@ class EmbeddingScale(Rule):
     Example (bad):
 
     ```python
-    # --input int64[4,8]<100
+    # bnlint check --input int64[4,8]<100
     import torch.nn as nn
 
     class Net(nn.Module):
@@ -41,7 +41,7 @@ class EmbeddingScale(Rule):
     Use instead (good):
 
     ```python
-    # --input int64[4,8]<100
+    # bnlint check --input int64[4,8]<100
     import torch.nn as nn
 
     class Net(nn.Module):
