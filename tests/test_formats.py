@@ -293,6 +293,12 @@ class TestRdjson:
         schema = json.loads(official("DiagnosticResult.json").read_text())
         jsonschema.validate(json.loads(render(CASES[case], "rdjson")), schema)
 
+    def test_columns_count_bytes(self, tmp_path: Path) -> None:
+        (tmp_path / "net.py").write_text("größe = 1\nö = ä + x\n", encoding="utf-8")
+        row = dataclasses.replace(FOUND, location=Location(str(tmp_path / "net.py"), 2, 5, 2, 6))
+        (found,) = json.loads(render(Report([TargetReport("a", findings=[row])]), "rdjson"))["diagnostics"]
+        assert found["location"]["range"] == {"start": {"line": 2, "column": 6}, "end": {"line": 2, "column": 8}}
+
     def test_ranges(self) -> None:
         rows = json.loads(render(CASES["findings"], "rdjson"))["diagnostics"]
         assert rows[0]["location"]["range"] == {"start": {"line": 3, "column": 1}, "end": {"line": 5, "column": 2}}

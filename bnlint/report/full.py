@@ -13,6 +13,7 @@ from bnlint.report.text import (
     modules,
     position,
     relative,
+    source_lines,
     state,
     summary,
     total,
@@ -65,7 +66,7 @@ def _where(finding: Finding, look: Look) -> list[str]:
 
 
 def _snippet(finding: Finding, at: Location, look: Look) -> list[str]:
-    source = _source(at.file)
+    source = source_lines(at.file)
     if not 1 <= at.line <= len(source):
         return []
     margin = " " * len(str(at.line))
@@ -79,13 +80,6 @@ def _snippet(finding: Finding, at: Location, look: Look) -> list[str]:
     lines.append(_numbered(at.line, len(margin), cells))
     lines.append(f"{margin} | {' ' * before}{bold(caret, look, finding.severity)}")
     return lines
-
-
-def _source(file: str) -> list[str]:
-    try:
-        return [line.rstrip("\n") for line in linecache.getlines(file)]
-    except ValueError:  # a null byte in the name
-        return []
 
 
 def _span(line: str, at: Location) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bnlint.job import Report
 from bnlint.report.place import findings, path_in, sentence
-from bnlint.report.text import Look, clean
+from bnlint.report.text import Look, clean, source_lines
 from bnlint.rule import Finding, Location, Severity
 
 _SEVERITIES = {Severity.ERROR: "ERROR", Severity.WARNING: "WARNING", Severity.INFO: "INFO"}
@@ -28,7 +28,15 @@ def _diagnostic(finding: Finding) -> dict[str, Any]:
 
 
 def _range(at: Location) -> dict[str, Any]:
-    start = {"line": at.line} | ({"column": at.column} if at.column else {})
+    start = _position(at.file, at.line, at.column)
     if at.end_line is None or at.end_column is None:
         return {"start": start}
-    return {"start": start, "end": {"line": at.end_line, "column": at.end_column}}
+    return {"start": start, "end": _position(at.file, at.end_line, at.end_column)}
+
+
+def _position(file: str, line: int, column: int | None) -> dict[str, int]:
+    """The format counts columns in bytes of UTF-8, where bnlint counts characters."""
+    if column is None:
+        return {"line": line}
+    before = source_lines(file)[line - 1 : line]
+    return {"line": line, "column": len(before[0][: column - 1].encode()) + 1 if before else column}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import textwrap
 import unicodedata
@@ -71,6 +72,14 @@ def position(at: Location) -> str:
     """`models/net.py:14:22`."""
     column = "" if at.column is None else f":{at.column}"
     return f"{clean(relative(at.file))}:{at.line}{column}"
+
+
+def source_lines(file: str) -> list[str]:
+    """The lines of a file; none when it cannot be read."""
+    try:
+        return [line.rstrip("\n") for line in linecache.getlines(file)]
+    except ValueError:  # a null byte in the name
+        return []
 
 
 def rule_url(code: str, name: str) -> str | None:
