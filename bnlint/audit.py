@@ -200,9 +200,11 @@ class _Run:
         if reason:
             self.report.skipped_rules.append({"code": rule.code, "reason": reason})
             return
+        started = time.perf_counter()
         try:
             self.findings += list(rule.check(audited))
             self.report.rules += 1
+            self.report.rule_seconds[rule.code] = time.perf_counter() - started
         except Exception as error:
             if self.job.debug:
                 raise

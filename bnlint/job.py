@@ -56,6 +56,7 @@ class TargetReport:
     ops: int = 0
     parameters: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    rule_seconds: dict[str, float] = field(default_factory=dict)  # by code
     skipped_rules: list[dict[str, str]] = field(default_factory=list)  # code, reason
     notes: list[str] = field(default_factory=list)  # short facts for people: "probe skipped: …"
     rules: int = 0  # how many rules ran

@@ -67,7 +67,7 @@ CASES = {
     "nasty": Report([TargetReport(NASTY, findings=[BAD])]),
     "failed": Report([TargetReport("pkg.models:Net", "failed", findings=[FAILED])]),
 }
-MACHINE = tuple(name for name in FORMATS if name not in ("full", "table", "concise", "grouped"))
+MACHINE = tuple(name for name in FORMATS if name not in ("full", "table", "concise", "grouped", "statistics"))
 
 
 @pytest.fixture(autouse=True)
@@ -309,6 +309,16 @@ def test_json_lines_are_the_reports_findings() -> None:
     for case in CASES.values():
         rows = [json.loads(line) for line in render(case, "json-lines").splitlines()]
         assert rows == json.loads(render(case, "json"))["findings"]
+
+
+def test_statistics() -> None:
+    assert render(CASES["findings"], "statistics", Look(quiet=True)).splitlines() == [
+        "3  warning[BN105] bias-before-norm in 1 of 2 targets",
+        "1  error[BN101] norm-rank-mismatch in 1 of 2 targets",
+        "1  info[BN105] bias-before-norm in 1 of 2 targets",
+    ]
+    assert render(CASES["findings"], "statistics", Look(quiet=True, suppressed=True)).startswith("5  warning[BN105]")
+    assert render(CASES["clean"], "statistics") == ""
 
 
 def test_grouped_by_file() -> None:

@@ -234,6 +234,14 @@ def test_verbose_says_what_did_not_run() -> None:
     assert "  skipped XX601, XX602: no probe" in render(report, look=Look(verbose=True)).split("\n")
 
 
+def test_timings_name_the_slowest_rules() -> None:
+    report = report_of(seconds={"trace": 3.0, "rules": 1.0}, rule_seconds={f"XX{n}": n / 1000 for n in range(101, 108)})
+    lines = [line.split() for line in render(report, look=Look(timings=True)).split("\n")]
+    assert ["stage", "trace", "3.000", "s", "75%"] in lines
+    assert [line[1] for line in lines if line[0] == "rule"] == ["XX107", "XX106", "XX105", "XX104", "XX103"]
+    assert "stage" not in render(report)
+
+
 def test_concise_is_one_parseable_line() -> None:
     assert render(report_of(FC), "concise") == (
         "net.py:8:19: XX201 error some-mismatch: `fc` takes 16 features but gets 32 [block.fc, 2 more]"
@@ -292,14 +300,14 @@ def test_nothing_in_a_name_reaches_the_terminal_raw(output_format: str) -> None:
         notes=[HOSTILE],
         findings=[finding, shown, dataclasses.replace(finding, location=None, call=None)],
     )
-    text = render(Report([target, target]), output_format, Look(verbose=True))
+    text = render(Report([target, target]), output_format, Look(verbose=True, timings=True))
     allowed = set("\n") | {c for c in text if c.isprintable()}
     assert set(text) - allowed == set()
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x80-\x9f]", text)
     commands = [line for line in text.split("\n") if line.startswith("::")]
     ours = [line for line in commands if output_format == "github" and line.startswith("::error title=XX201 ")]
     assert commands == ours
-    assert "script" in text
+    assert "script" in text or output_format == "statistics"  # which counts and names nothing
 
 
 @given(st.text())

@@ -51,6 +51,8 @@ from bnlint.rule import Severity
     help="Colour; auto heeds NO_COLOR, FORCE_COLOR and the terminal.",
 )
 @option("Output", "--show-suppressed", is_flag=True, help="Also what comments and the configuration silence.")
+@option("Output", "--statistics", is_flag=True, help="How often each rule found something, not where.")
+@option("Output", "--timings", is_flag=True, help="Also time per stage and of the slowest rules.")
 @option("Output", "-q", "--quiet", is_flag=True, help="Only the findings.")
 @option("Output", "-v", "--verbose", is_flag=True, help="Also time per stage and the rules that did not run.")
 @click.pass_context
@@ -68,6 +70,8 @@ def check(
     color: str,
     quiet: bool,
     verbose: bool,
+    statistics: bool,
+    timings: bool,
     baseline: str | None,
     no_baseline: bool,
     show_suppressed: bool,
@@ -82,17 +86,20 @@ def check(
         raise click.UsageError("--quiet and --verbose exclude each other")
     if outputs and given(ctx).keys() & {"output_format", "output_file"}:
         raise click.UsageError("--output and --output-format or --output-file exclude each other")
+    if statistics and given(ctx).keys() & {"output_format", "outputs"}:
+        raise click.UsageError("--statistics is an output format: `--output statistics` combines it with others")
     plan = planned(ctx, targets, configs, isolated, files=changed)
     if show_settings or show_targets:
         put("\n".join(shown_settings(plan, targets) if show_settings else shown_targets(plan, targets)), sys.stdout)
         return 0
     output_format = given(ctx).get("output_format") or plan.config.values.get("output_format", output_format)
+    output_format = "statistics" if statistics else output_format
     reports = checked_outputs(parse_outputs(outputs) or [Output(output_format, output_file)])
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
     known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
     only = concerned(plan, targets) if changed else None
     report = checked(targets, plan, quiet, known, only, jobs)
-    look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, show_suppressed)
+    look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, timings, show_suppressed)
     write_outputs(report, reports, look, color)
     code = report.exit_code(Severity(fail_on))
     return 0 if code == 1 and exit_zero else code

@@ -19,6 +19,7 @@ FORMATS = (
     "gitlab",
     "junit",
     "rdjson",
+    "statistics",
 )
 
 

@@ -21,6 +21,7 @@ from bnlint.rule import ENGINE_CODES, Finding, Location, Severity
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 _LISTED = 3
+_SLOWEST = 5
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Look:
     width: int = 100
     quiet: bool = False
     verbose: bool = False
+    timings: bool = False  # whether the time of each stage and of the slowest rules is told
     suppressed: bool = False  # whether findings that are silenced are shown, too
 
 
@@ -132,7 +134,7 @@ def summary(target: TargetReport, look: Look) -> list[str]:
     facts = "; ".join(filter(None, (quiet, _inputs(target.input), _numbers(target))))
     lines = [head + (f" ({facts})" if facts else "")]
     lines += [f"  {clean(note)}" for note in target.notes]
-    return lines + (_details(target) if look.verbose else [])
+    return lines + (_details(target) if look.verbose else []) + (_timings(target) if look.timings else [])
 
 
 def total(report: Report) -> list[str]:
@@ -180,3 +182,14 @@ def _details(target: TargetReport) -> list[str]:
     for row in target.skipped_rules:
         reasons.setdefault(row["reason"], []).append(row["code"])
     return lines + [clean(f"  skipped {', '.join(codes)}: {reason}") for reason, codes in reasons.items()]
+
+
+def _timings(target: TargetReport) -> list[str]:
+    """What `--timings` adds: each stage, and the rules that took longest, with their part of the whole."""
+    whole = sum(target.seconds.values()) or 1.0
+    slowest = sorted(target.rule_seconds.items(), key=lambda row: (-row[1], row[0]))[:_SLOWEST]
+    rows = [
+        *((f"stage {clean(name)}", s) for name, s in target.seconds.items()),
+        *((f"rule {c}", s) for c, s in slowest),
+    ]
+    return [f"  {name:<14} {seconds:8.3f} s {seconds / whole:4.0%}" for name, seconds in rows]
