@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from bnlint.rule import Finding, Phase, Rule, Severity, State
+from bnlint.rule import Finding, Phase, Rule, Severity
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
@@ -64,9 +64,10 @@ class RankCollapse(Rule):
     ```
 
     The effective rank is (sum of the eigenvalues)^2 / (sum of their squares) of the covariance of up to 256 rows,
-    samples and positions, at up to twelve layers of the path that all data takes. It is compared with the fewest rows
-    and channels on the way there, so that a narrow layer or a global pool is not taken for a collapse, and only where
-    the first layer's rank is at least a fifth of what it could be.
+    samples and positions, each centred and scaled to length one, so that a class token of another size does not count
+    for more than the rest. It is taken at up to twelve layers of the path that all data takes and compared with the
+    fewest rows and channels on the way there, so that a narrow layer or a global pool is not taken for a collapse, and
+    only where the first layer's rank is at least a fifth of what it could be.
 
     Known limits: a rank that wears off over tens of layers, as in a ReLU stack without norms, is not reported, only one
     that falls by half or more from one place to the next. A trained classifier of K classes ends in K - 1 directions by
@@ -80,7 +81,6 @@ class RankCollapse(Rule):
     name = "rank-collapse"
     severity = Severity.WARNING
     phase = Phase.FORWARD
-    state = State.PREVIEW
 
     min_share: float = 0.05  # of the rank that a layer could have
     max_step: float = 0.5  # of the rank at the place measured before
