@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,6 +30,7 @@ from bnlint.graph.follow import follow
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import WEIGHT_LAYERS
 from bnlint.graph.untouched import training_mode, untouched
+from bnlint.inputs.values import Inputs
 from bnlint.signal.predict import Prediction
 from bnlint.signal.probe import probe
 
@@ -74,7 +74,7 @@ def measure(name: str, model: nn.Module, images: torch.Tensor) -> Row:
         started = time.perf_counter()
         predicted = Prediction(graph, model)
         seconds = time.perf_counter() - started
-        found = probe(model, SimpleNamespace(args=(images,), kwargs={}), graph)  # type: ignore[arg-type]
+        found = probe(model, Inputs((images,), {}), graph)
     if found.failed:
         raise RuntimeError(f"{name}: {found.failed}")
     ratios, gradients, doubtful = [], [], 0

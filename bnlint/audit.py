@@ -185,6 +185,7 @@ class _Run:
                 graph,
                 device=job.device,
                 dtype=job.dtype,
+                autocast=job.autocast,
                 loss=job.loss,
                 seed=job.seed,
                 backward=backward,
@@ -224,10 +225,12 @@ class _Run:
             return "--static"
         if not graph.runs:
             return "the forward pass does not run"
+        if rule.explains_failure and audited.probe is not None and audited.probe.unsupported:
+            return None
         if audited.probe is None or audited.probe.failed:
             return f"the probe stopped: {audited.probe.failed}" if audited.probe else "the probe did not run"
         if rule.passes - audited.probe.passes:
-            return "its pass in eval mode did not run"
+            return "its own pass did not run"
         if phase is Phase.BACKWARD and not audited.probe.backward:
             return "the backward pass did not run"
         return None

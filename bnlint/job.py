@@ -23,6 +23,7 @@ class Job:
     seed: int = 0
     device: str = "cpu"
     dtype: str | None = None
+    autocast: str | None = None
     mode: str = "train"
     weights: str | None = None  # a file with values for the parameters and buffers
     static: bool = False

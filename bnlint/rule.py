@@ -61,6 +61,9 @@ class Pass(enum.Enum):
     """A further run of the probe, on real data, that is made only when a selected rule asks for it."""
 
     EVAL_TWICE = "eval twice"  # the same batch two times in eval mode
+    OTHER_SAMPLES = "other samples"  # a sample with other neighbours in the batch, in eval mode
+    WARMED_EVAL = "eval mode"  # with the running statistics of this batch
+    REFERENCE = "reference"  # on the CPU in float32, and once more on the device, in eval mode
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Rule:
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
     passes: ClassVar[frozenset[Pass]] = frozenset()
+    explains_failure: ClassVar[bool] = False  # also runs where the probe met an op that the device or dtype lacks
     state: ClassVar[State] = State.STABLE
     since: ClassVar[str] = "0.1.0"  # the version that brought the rule, or put it into this state
 

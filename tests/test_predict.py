@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from bnlint.graph.model import Graph
 from bnlint.graph.ops import WEIGHT_LAYERS
 from bnlint.graph.record import record
 from bnlint.graph.untouched import training_mode, untouched
+from bnlint.inputs.values import Inputs
 from bnlint.signal.predict import Prediction
 from bnlint.signal.probe import ProbeFacts, probe
 from bnlint.signal.statistics import NodeStats
@@ -51,7 +51,7 @@ def recorded(model: nn.Module, *args: Any) -> Graph:
 def both(model: nn.Module, *args: Any) -> tuple[Graph, Prediction, ProbeFacts]:
     with untouched(model, values=True), training_mode(model, True):
         graph = recorded(model, *args)
-        return graph, Prediction(graph, model), probe(model, SimpleNamespace(args=args, kwargs={}), graph)  # type: ignore[arg-type]
+        return graph, Prediction(graph, model), probe(model, Inputs(args, {}), graph)
 
 
 def pairs(model: nn.Module, *args: Any) -> list[tuple[str, NodeStats, NodeStats]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from bnlint.graph.fake import Unfollowable
 from bnlint.graph.model import Graph
 from bnlint.graph.record import record
 from bnlint.graph.untouched import training_mode, untouched
+from bnlint.inputs.values import Inputs
 from bnlint.signal.loss import LossError, gradients_of_outputs
 from bnlint.signal.probe import ProbeFacts, probe
 
@@ -32,7 +32,7 @@ def run(model: nn.Module, *args: Any, kwargs: dict[str, Any] | None = None, **op
             with untouched(model, values=True):
                 recording = record(model, args, kwargs, fake=False)
         graph = Graph(recording, model)
-        return probe(model, SimpleNamespace(args=args, kwargs=kwargs), graph, **options)  # type: ignore[arg-type]
+        return probe(model, Inputs(args, kwargs), graph, **options)
 
 
 class Net(nn.Module):
@@ -231,8 +231,8 @@ class Raises(nn.Module):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "--batch-size"),
-        (MemoryError(), "--batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "out of memory"),
+        (MemoryError(), "out of memory"),
         (SystemExit(3), "SystemExit: 3"),
         (NotImplementedError("no kernel for this\nsecond line"), "NotImplementedError: no kernel for this"),
     ],

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from bnlint.config import DTYPES, FAMILIES, LOSSES, MODES, ConfigError, Plan, find_config, folder_of, parse_size
+from bnlint.config import DTYPES, FAMILIES, HALVES, LOSSES, MODES, ConfigError, Plan, find_config, folder_of, parse_size
 from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -86,6 +86,7 @@ _CHECKING = (
     option("Run", "--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
     option("Run", "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, xpu, or auto."),
     option("Run", "--dtype", metavar="NAME", help=f"Convert the model to one of {', '.join(DTYPES)}."),
+    option("Run", "--autocast", metavar="NAME", help=f"Run the probe under torch.autocast: {' or '.join(HALVES)}."),
     option("Run", "--mode", type=click.Choice(MODES), default="train", show_default=True, help="Mode of the model."),
     option("Run", "--weights", metavar="FILE", help="Check the model with these: a state dict, .pt or .safetensors."),
     option("Run", "--static/--no-static", help="Stop before the model runs on data: only modules and graph."),

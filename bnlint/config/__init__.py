@@ -4,11 +4,12 @@ from bnlint.config.files import Config, find_config, folder_of
 from bnlint.config.kinds import ConfigError
 from bnlint.config.plan import Check, Plan
 from bnlint.config.selection import FAMILIES, Chosen, Decision, Selection, choose, decided, selected_codes
-from bnlint.config.settings import DTYPES, LOSS_ALIASES, LOSSES, MODES, Settings, parse_size
+from bnlint.config.settings import DTYPES, HALVES, LOSS_ALIASES, LOSSES, MODES, Settings, parse_size
 
 __all__ = [
     "DTYPES",
     "FAMILIES",
+    "HALVES",
     "LOSSES",
     "LOSS_ALIASES",
     "MODES",

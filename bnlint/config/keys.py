@@ -20,7 +20,7 @@ from bnlint.config.kinds import (
     Table,
     read_keys,
 )
-from bnlint.config.settings import DTYPES, LOSS_ALIASES, LOSSES, MODES, parse_size
+from bnlint.config.settings import DTYPES, HALVES, LOSS_ALIASES, LOSSES, MODES, parse_size
 from bnlint.report import FORMATS
 from bnlint.rule import Severity
 
@@ -112,6 +112,7 @@ RUN_KEYS = (  # of the whole configuration, and of one target
     Key("loss", Choice((*LOSSES, *LOSS_ALIASES)), "Loss for the backward pass."),
     Key("device", TEXT, "cpu, cuda, cuda:1, mps, xpu, or auto.", "cpu"),
     Key("dtype", Choice(DTYPES), "Convert the model to this type."),
+    Key("autocast", Choice(HALVES), "Run the probe's ops in this type where `torch.autocast` does."),
     Key("mode", Choice(MODES), "Mode of the model.", "train"),
     Key("seed", WHOLE, "Seed of everything random.", 0),
     Key("batch-size", POSITIVE_WHOLE, "Samples in the batch when no input says it."),

@@ -31,6 +31,7 @@ LOSS_ALIASES = {
     "l1": "l1_loss",
 }
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+HALVES = ("float16", "bfloat16")
 MODES = ("train", "eval")
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -47,6 +48,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     dtype: str | None = None
+    autocast: str | None = None
     mode: str = "train"
     weights: str | None = None
     timeout: float = 120.0
@@ -69,6 +71,7 @@ class Settings:
     def __post_init__(self) -> None:
         _one_of("loss", self.loss, (*LOSSES, *LOSS_ALIASES))
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("autocast", self.autocast, HALVES)
         _one_of("mode", self.mode, MODES)
 
     def job(self, target: str, codes: Iterable[str], options: Mapping[str, dict[str, Any]] | None = None) -> Job:
@@ -82,6 +85,7 @@ class Settings:
             seed=self.seed,
             device=self.device,
             dtype=self.dtype,
+            autocast=self.autocast,
             mode=self.mode,
             weights=self.weights,
             static=self.static,

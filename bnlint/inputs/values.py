@@ -36,6 +36,10 @@ class Inputs:
         """True for a batch that a person's code or file gave, which is taken for real data."""
         return bool(self.rows) and all(str(row["from"]).startswith(_DATA) for row in self.rows)
 
+    def with_batch(self, size: int) -> Inputs | None:
+        """The same inputs with another number of samples; None when nothing can change."""
+        return resized(self, size)
+
     @property
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor, in the order of `rows`."""

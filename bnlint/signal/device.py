@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
+
+from bnlint.graph.memory import out_of_memory
+
+_UNSUPPORTED = re.compile(
+    r"not implemented for|Could not run '|not (currently )?(implemented|supported)|does ?n.t support|does not support"
+    r"|[Uu]nsupported|to have the same dtype|should be the same|expected scalar type|without overflow"
+)
 
 
 class ProbeError(Exception):
     """Why the probe cannot run; the message is one sentence for people."""
+
+
+class OutOfMemory(ProbeError):
+    """The batch does not fit."""
 
 
 def find_device(text: str) -> torch.device:
@@ -39,3 +54,30 @@ def find_dtype(text: str | None) -> torch.dtype | None:
     if text and not isinstance(found, torch.dtype):
         raise ProbeError(f"`{text}` is no dtype; use float32, float16, bfloat16 or float64")
     return found
+
+
+def casting(device: str, dtype: str | None) -> AbstractContextManager[object]:
+    """`torch.autocast` to a dtype on a device, or nothing."""
+    return torch.autocast(torch.device(device).type, find_dtype(dtype)) if dtype else nullcontext()
+
+
+def is_unsupported(error: BaseException) -> bool:
+    """True for what torch raises when an op has no kernel for a device or dtype, or a number does not fit the dtype."""
+    if isinstance(error, NotImplementedError):
+        return True
+    return isinstance(error, (RuntimeError, TypeError, ValueError)) and bool(_UNSUPPORTED.search(str(error)))
+
+
+@contextmanager
+def explained(doing: str, device: str) -> Iterator[None]:
+    """Turns what a device, an allocator or an op raises into one sentence."""
+    try:
+        yield
+    except ProbeError:
+        raise
+    except (Exception, SystemExit) as error:
+        if out_of_memory(error):
+            raise OutOfMemory(f"{doing} runs out of memory on `{device}`, even with a single sample") from None
+        text = str(error).strip().splitlines()
+        first = text[0] if text else "no message"
+        raise ProbeError(f"{doing} fails on `{device}`: {type(error).__name__}: {first}") from None

@@ -37,6 +37,16 @@ class Start:
     classes: int = 0  # that the loss chooses between
 
 
+@dataclass(frozen=True)
+class InitialLoss:
+    """What a declared loss was on the batch."""
+
+    name: str
+    value: float
+    classes: int  # 0 for a loss that is not about classes
+    real_targets: bool = False  # they came with the user's batch
+
+
 class LossError(Exception):
     """Why there is nothing to start from; the message is one sentence for people."""
 

@@ -2,11 +2,11 @@
 
 The run is recorded like the static graph, so that each value is known by its node there. Statistics are reduced on the
 device as soon as a value exists, kept there as a few numbers, and copied to the host once, after the backward pass.
+Further passes, in eval mode, are made only when a selected rule asks for them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,44 +16,50 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from bnlint.graph.frames import Call as CallSite
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.record import record
 from bnlint.graph.recording import Recording
 from bnlint.rule import Pass
-from bnlint.signal.device import ProbeError, find_device, find_dtype
-from bnlint.signal.loss import LossError, gradients_of_outputs
+from bnlint.signal.agreement import Agreement, Sample, agreement, sampled
+from bnlint.signal.device import OutOfMemory, ProbeError, casting, explained, find_device, find_dtype, is_unsupported
+from bnlint.signal.evaluation import Gap, train_eval_gap, warming_up
+from bnlint.signal.loss import InitialLoss, LossError, gradients_of_outputs
+from bnlint.signal.mixing import Mixing, mixing
+from bnlint.signal.parameters import ParameterStats, parameter_stats
 from bnlint.signal.repeat import Call, Repeat, repeat
-from bnlint.signal.statistics import NodeStats, extremes, measurable, norm
-from bnlint.signal.watch import Watch, to_host
+from bnlint.signal.statistics import NodeStats
+from bnlint.signal.watch import Watch
 
 if TYPE_CHECKING:
     from bnlint.inputs import Inputs
 
 
 @dataclass(frozen=True)
-class ParameterStats:
-    """Norms of one parameter and of its gradient; `gradient` is None where none arrived.
+class Where:
+    """Where the model runs, and in what precision: `dtype` converts it, `autocast` only its ops."""
 
-    `finite` says whether every entry of the gradient is, `zero` whether every one is zero: the norm of small or large
-    ones may come out as zero or infinity although they are not.
-    """
+    device: str = "cpu"
+    dtype: str | None = None
+    autocast: str | None = None
 
-    norm: float
-    gradient: float | None
-    finite: bool
-    trainable: bool
-    zero: bool = False
+    @property
+    def is_reference(self) -> bool:
+        """True on the CPU in the model's own dtype: there is nothing to compare it with."""
+        return self.device == "cpu" and self.dtype in (None, "float32", "float64") and self.autocast is None
+
+    def __str__(self) -> str:
+        dtype = f"{self.autocast} autocast" if self.autocast else self.dtype
+        return f"`{self.device}`" + (f" in {dtype}" if dtype else "")
 
 
 @dataclass(frozen=True)
-class InitialLoss:
-    """What a declared loss was on the batch."""
+class FailedOp:
+    """What did not run on the device or in the dtype, and the user's line that called it."""
 
-    name: str
-    value: float
-    classes: int  # 0 for a loss that is not about classes
-    real_targets: bool = False  # they came with the user's batch
+    message: str
+    call: CallSite | None
 
 
 @dataclass
@@ -61,6 +67,7 @@ class ProbeFacts:
     """What the probe measured. `stats` is by node name of the static graph, `parameters` by every name they have."""
 
     device: str
+    where: str = ""  # the device and the precision, in words
     loss: str = ""  # what the backward pass started from
     initial_loss: InitialLoss | None = None  # the value of a declared loss
     backward: bool = False  # the backward pass ran to its end
@@ -68,8 +75,12 @@ class ProbeFacts:
     parameters: dict[str, ParameterStats] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failed: str | None = None  # why the forward pass did not run or stopped
+    unsupported: FailedOp | None = None  # the op that stopped it, where the device or dtype has none
     passes: set[Pass] = field(default_factory=set)  # the further ones that ran
     repeat: Repeat | None = None  # what two passes in eval mode gave
+    mixing: Mixing | None = None  # what the samples of a batch do to each other in eval mode
+    gap: Gap | None = None  # between the outputs of train and eval mode
+    agreement: Agreement | None = None  # with the same model on the CPU in float32
 
 
 def probe(
@@ -79,117 +90,162 @@ def probe(
     *,
     device: str = "cpu",
     dtype: str | None = None,
+    autocast: str | None = None,
     loss: str | None = None,
     seed: int = 0,
     backward: bool = True,
     passes: frozenset[Pass] = frozenset(),
 ) -> ProbeFacts:
-    """Runs the model once, forward and backward, in the mode it is in.
+    """Runs the model once, forward and backward, in the mode it is in; on half the batch when memory runs out.
 
     Moves the model to the device, writes gradients and buffers and uses the random state: the caller restores
     (`untouched(model, values=True)`).
     """
-    facts = ProbeFacts(device)
-    watch = Watch(graph, backward)
-    try:
-        facts.device = str(find_device(device))
-        with _own_gradients(model):
-            copies = _moved(model, inputs, facts.device, dtype)
-            torch.manual_seed(seed)
-            with _quiet_dropout(model):
-                _run(model, copies(), watch, facts, loss=loss, seed=seed, backward=backward)
-            facts.parameters = _parameter_stats(model)
-            if Pass.EVAL_TWICE in passes:
-                _repeat(model, copies, facts)
-        facts.stats = watch.fetch()
-        facts.notes += watch.notes()
-    except ProbeError as error:
-        facts.failed = str(error)
-    return facts
+    asked, where = inputs.batch_size, Where(device, dtype, autocast)
+    while True:
+        run = _Probe(model, inputs, graph, where, loss, seed)
+        try:
+            facts = run.facts(backward, passes)
+        except OutOfMemory as error:
+            smaller = _halved(inputs)
+            if smaller is None:
+                return ProbeFacts(where.device, failed=str(error))
+            inputs = smaller
+            continue
+        if inputs.batch_size != asked:
+            facts.notes.append(f"out of memory with {asked} samples: probed with {inputs.batch_size}")
+        return facts
 
 
-def _moved(model: nn.Module, inputs: Inputs, device: str, dtype: str | None) -> Callable[[], Call]:
-    """Moves the model; what it returns makes a fresh copy of the inputs there, as a pass may write into its own."""
-    wanted = find_dtype(dtype)
+def _halved(inputs: Inputs) -> Inputs | None:
+    return inputs.with_batch(inputs.batch_size // 2) if inputs.batch_size > 1 else None
 
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        to = wanted if tensor.dtype.is_floating_point else None
-        return tensor.detach().to(device=device, dtype=to, copy=True)
 
-    def copies() -> Call:
-        with _explained("moving the inputs", device):
+class _Probe:
+    """One attempt; raises OutOfMemory when the device has too little."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, graph: Graph, where: Where, loss: str | None, seed: int
+    ) -> None:
+        self.model, self.inputs, self.graph = model, inputs, graph
+        self.where, self.loss, self.seed = where, loss, seed
+        self.found = ProbeFacts(where.device, str(where))
+
+    def facts(self, backward: bool, passes: frozenset[Pass]) -> ProbeFacts:
+        """What the passes gave; a failure of the first is written down."""
+        watch = Watch(self.graph, backward)
+        try:
+            self.found.device = str(find_device(self.where.device))
+            with _own_gradients(self.model):
+                reference = self._reference() if Pass.REFERENCE in passes and not self.where.is_reference else None
+                copies = self._moved()
+                torch.manual_seed(self.seed)
+                warm = Pass.WARMED_EVAL in passes and self.model.training
+                with _quiet_dropout(self.model), warming_up(self.model, warm):
+                    output = self._run(copies(), watch, backward)
+                self.found.parameters = parameter_stats(self.model)
+                self.found.stats = watch.fetch()
+                if warm:
+                    self._further(Pass.WARMED_EVAL, lambda: self._gap(output, copies))
+                if Pass.EVAL_TWICE in passes:
+                    self._further(Pass.EVAL_TWICE, lambda: self._repeat(copies))
+                if Pass.OTHER_SAMPLES in passes:
+                    self._further(Pass.OTHER_SAMPLES, self._mix)
+                if Pass.REFERENCE in passes:
+                    self._further(Pass.REFERENCE, lambda: self._compare(reference))
+            self.found.notes += watch.notes()
+        except OutOfMemory:
+            raise
+        except ProbeError as error:
+            self.found.failed = str(error)
+        return self.found
+
+    def _moved(self) -> Callable[[], Call]:
+        """Moves the model; what it returns makes a fresh copy of the inputs there, as a pass may write into its own."""
+        wanted = find_dtype(self.where.dtype)
+        with explained("moving the model", self.where.device):
+            if self.where.device != "cpu" or wanted is not None:
+                self.model.to(device=torch.device(self.found.device), dtype=wanted)
+        return lambda: self._copy(self.inputs)
+
+    def _copy(self, inputs: Inputs) -> Call:
+        wanted = find_dtype(self.where.dtype)
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            to = wanted if tensor.dtype.is_floating_point else None
+            return tensor.detach().to(device=self.found.device, dtype=to, copy=True)
+
+        with explained("moving the inputs", self.where.device):
             args, kwargs = map_tensors((inputs.args, inputs.kwargs), move)
         return args, kwargs
 
-    with _explained("moving the model", device):
-        if device != "cpu" or wanted is not None:
-            model.to(device=torch.device(device), dtype=wanted)
-    return copies
+    def _run(self, call: Call, watch: Watch, backward: bool) -> list[torch.Tensor]:
+        """The pass that is measured; returns its outputs."""
+        with explained("the forward pass", self.found.device), casting(self.found.device, self.where.autocast):
+            recording = record(self.model, *call, fake=False, repair=False, observer=watch)
+            if recording.error is not None:
+                if not self.where.is_reference and is_unsupported(recording.error):
+                    self.found.unsupported = FailedOp(_first_line(recording.error), recording.error_call)
+                raise recording.error
+            if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
+                raise ProbeError(
+                    "the model keeps tensors of the recording run in a cache of its own and goes on using them"
+                )
+        if backward:
+            self._backward(recording, watch)
+        return [t.detach() for _, t in tensors(recording.output)]
+
+    def _backward(self, recording: Recording, watch: Watch) -> None:
+        """Runs the backward pass; when it fails the forward facts still stand."""
+        facts = self.found
+        try:
+            with explained("the backward pass", facts.device):
+                start = gradients_of_outputs(recording.output, watch.output_axes(), self.loss, self.seed)
+                facts.loss = start.words
+                torch.autograd.backward(start.tensors, start.gradients)
+                if start.declared:
+                    facts.initial_loss = InitialLoss(start.declared, float(start.tensors[0].detach()), start.classes)
+            facts.backward = True
+        except OutOfMemory:
+            raise
+        except (ProbeError, LossError) as error:
+            facts.notes.append(f"no gradients: {error}")
+
+    def _further(self, which: Pass, make: Callable[[], None]) -> None:
+        """A pass that only some rules need; when it fails the facts of the first still stand."""
+        try:
+            doing = f"a further pass ({which.value})"
+            with explained(doing, self.found.device), casting(self.found.device, self.where.autocast):
+                make()
+            self.found.passes.add(which)
+        except ProbeError as error:
+            self.found.notes.append(str(error))
+
+    def _repeat(self, copies: Callable[[], Call]) -> None:
+        self.found.repeat = repeat(self.model, copies(), copies())
+
+    def _gap(self, trained: list[torch.Tensor], copies: Callable[[], Call]) -> None:
+        self.found.gap = train_eval_gap(self.model, self.graph, trained, self.found.stats, copies())
+
+    def _mix(self) -> None:
+        self.found.mixing = mixing(self.model, self.graph, self.inputs, self._copy, self.seed)
+
+    def _reference(self) -> Sample | None:
+        """The model as it is, on the CPU."""
+        if any(p.device.type != "cpu" or p.dtype is not torch.float32 for p in self.model.parameters()):
+            return None
+        with explained("the reference run", "cpu"):
+            args, kwargs = map_tensors((self.inputs.args, self.inputs.kwargs), lambda t: t.detach().clone())
+            return sampled(self.model, self.graph, (args, kwargs), self.seed)
+
+    def _compare(self, reference: Sample | None) -> None:
+        if reference is not None:
+            here = sampled(self.model, self.graph, self._copy(self.inputs), self.seed)
+            self.found.agreement = agreement(self.graph, reference, here)
 
 
-def _run(
-    model: nn.Module, call: Call, watch: Watch, facts: ProbeFacts, *, loss: str | None, seed: int, backward: bool
-) -> None:
-    with _explained("the forward pass", facts.device):
-        recording = record(model, *call, fake=False, repair=False, observer=watch)
-        if recording.error is not None:
-            raise recording.error
-        if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
-            raise ProbeError(
-                "the model keeps tensors of the recording run in a cache of its own and goes on using them"
-            )
-    if backward:
-        _backward(recording, watch, facts, loss, seed)
-
-
-def _repeat(model: nn.Module, copies: Callable[[], Call], facts: ProbeFacts) -> None:
-    """Two passes in eval mode; when they fail the facts of the pass in training mode still stand."""
-    try:
-        with _explained("a second pass, in eval mode,", facts.device):
-            facts.repeat = repeat(model, copies(), copies())
-        facts.passes.add(Pass.EVAL_TWICE)
-    except ProbeError as error:
-        facts.notes.append(str(error))
-
-
-def _backward(recording: Recording, watch: Watch, facts: ProbeFacts, loss: str | None, seed: int) -> None:
-    """Runs the backward pass; when it fails the forward facts still stand."""
-    try:
-        with _explained("the backward pass", facts.device):
-            start = gradients_of_outputs(recording.output, watch.output_axes(), loss, seed)
-            facts.loss = start.words
-            torch.autograd.backward(start.tensors, start.gradients)
-            if start.declared:
-                facts.initial_loss = InitialLoss(start.declared, float(start.tensors[0].detach()), start.classes)
-        facts.backward = True
-    except (ProbeError, LossError) as error:
-        facts.notes.append(f"no gradients: {error}")
-
-
-def _parameter_stats(model: nn.Module) -> dict[str, ParameterStats]:
-    found: dict[int, tuple[nn.Parameter, list[str]]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if measurable(parameter):
-            found.setdefault(id(parameter), (parameter, []))[1].append(name)
-    rows: dict[str, list[torch.Tensor]] = {}
-    for parameter, (name, *_) in found.values():
-        gradient = parameter.grad if measurable(parameter.grad) else None
-        rows[name] = [
-            norm(parameter),
-            *([norm(gradient), *extremes(gradient).values()] if gradient is not None else []),
-        ]
-    numbers = to_host(rows)
-    return {
-        name: _parameter(numbers[names[0]], trainable=parameter.requires_grad)
-        for parameter, names in found.values()
-        for name in names
-    }
-
-
-def _parameter(numbers: list[float], *, trainable: bool) -> ParameterStats:
-    weight, *gradient = numbers
-    finite, zero = all(map(math.isfinite, gradient[1:])), gradient[1:] == [0.0, 0.0]
-    return ParameterStats(weight, gradient[0] if gradient else None, finite, trainable, zero)
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 @contextmanager
@@ -224,19 +280,4 @@ def _own_gradients(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient if fits else None  # the caller puts back a model that was moved
 
 
-@contextmanager
-def _explained(doing: str, device: str) -> Iterator[None]:
-    """Turns what a device, an allocator or an op raises into one sentence."""
-    try:
-        yield
-    except (ProbeError, LossError):
-        raise
-    except (Exception, SystemExit) as error:
-        text = str(error).strip().splitlines()
-        first = text[0] if text else "no message"
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-            raise ProbeError(f"{doing} runs out of memory on `{device}`; try a smaller --batch-size") from None
-        raise ProbeError(f"{doing} fails on `{device}`: {type(error).__name__}: {first}") from None
-
-
-__all__ = ["ParameterStats", "ProbeError", "ProbeFacts", "find_device", "probe"]
+__all__ = ["FailedOp", "ParameterStats", "ProbeError", "ProbeFacts", "Where", "find_device", "probe"]

@@ -46,6 +46,14 @@ class NodeStats:
     saturated: float | None = None  # share of entries that a sigmoid or tanh maps to its limits
     rows: int | None = None  # samples times positions
     rank: float | None = None  # effective rank of up to 256 rows
+    dtype: str | None = None
+    limit: float | None = None  # the largest number of that dtype
+    zeros: float | None = None  # share of entries that are exactly zero; of layers in half precision
+
+    @property
+    def reach(self) -> float:
+        """The largest absolute value."""
+        return max(abs(self.minimum), abs(self.maximum))
 
     @property
     def finite(self) -> bool:
@@ -151,9 +159,23 @@ def flatness(value: torch.Tensor, channel: int) -> dict[str, torch.Tensor]:
     return {"flatness": torch.linalg.vector_norm(products).square()}
 
 
-def summary(numbers: Numbers, layout: Layout | None = None) -> NodeStats:
+def zero_share(value: torch.Tensor) -> torch.Tensor:
+    """The share of entries that are exactly zero."""
+    return (value.detach() == 0).float().mean()
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """True for float16 and bfloat16."""
+    return dtype in _HALVES
+
+
+def summary(numbers: Numbers, layout: Layout | None = None, dtype: torch.dtype | None = None) -> NodeStats:
     """Puts together what the functions above measured; `layout` is that of `moments`."""
     stats = NodeStats(float(numbers["minimum"]), float(numbers["maximum"]))
+    if dtype is not None:
+        stats.dtype, stats.limit = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+    if "zeros" in numbers:
+        stats.zeros = float(numbers["zeros"])
     if "gradient" in numbers:
         stats.gradient = float(numbers["gradient"])
     if layout is None:

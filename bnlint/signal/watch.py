@@ -19,11 +19,13 @@ from bnlint.signal.statistics import (
     extremes,
     flatness,
     highest,
+    is_half,
     measurable,
     moments,
     norm,
     saturation,
     summary,
+    zero_share,
 )
 from bnlint.signal.trunk import RESAMPLING, trunk
 
@@ -47,11 +49,12 @@ class Watch:
 
     def __init__(self, graph: Graph, backward: bool) -> None:
         self.graph, self.backward = graph, backward
-        self.matcher = _Matcher(graph)
+        self.matcher = Matcher(graph)
         self.rectified, self.squashed = _read_by(graph, _RECTIFIERS), _read_by(graph, _SQUASHING)
         self.ranked = _ranked(graph)
         self.numbers: dict[str, dict[str, torch.Tensor]] = {}
         self.layouts: dict[str, Layout] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         self.gradients: dict[str, torch.Tensor] = {}
 
     def __call__(self, ran: fx.Node, output: Any) -> None:
@@ -61,7 +64,7 @@ class Watch:
         if node is None or value is None or not _has_values(self.graph, node):
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():  # the recorder need not see what is done here
-            self.numbers[node.name] = extremes(value)
+            self.numbers[node.name], self.dtypes[node.name] = extremes(value), value.dtype
             if _is_measured(self.graph, node) or node in self.squashed:
                 self._measure(node, value)
         if self.backward and value.requires_grad and self.graph.kind(node) in _GRADIENTS:
@@ -73,6 +76,8 @@ class Watch:
         batch, channel = batch_and_channel(self.graph, node, value)
         found, self.layouts[node.name] = moments(value, batch, channel)
         numbers.update(found)
+        if is_half(value.dtype) and self.graph.kind(node) in WEIGHT_LAYERS:
+            numbers["zeros"] = zero_share(value)
         if node in self.squashed:
             numbers["saturated"] = saturation(value)
         if channel is None:
@@ -96,7 +101,7 @@ class Watch:
         rows: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.numbers}
         for (name, what), value in on_host(keyed).items():
             rows[name][what] = value
-        return {name: summary(numbers, self.layouts.get(name)) for name, numbers in rows.items()}
+        return {name: summary(numbers, self.layouts.get(name), self.dtypes[name]) for name, numbers in rows.items()}
 
     def output_axes(self) -> dict[tuple[int, ...], int]:
         """Which axis holds the classes or features, by the shape of an output."""
@@ -118,7 +123,7 @@ class Watch:
         ]
 
 
-class _Matcher:
+class Matcher:
     """Finds the static graph's node for each op of a real run: by name, else by module path, op and count."""
 
     def __init__(self, graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ class DeadUnits(Rule):
     would be positive with a probability below 1e-6 (Student's prediction bound for the number of values at hand). Fewer
     than 16 values a unit say nothing. As many units as are always on by the same measure are taken off: where samples
     hardly differ, as after global average pooling or deep down a stack without norms, units are always on or always off
-    by chance, half and half. Units inside gates do not count. A sparse batch of 96 % zeros with no dead unit is fine.
+    by chance, half and half, and a surplus that chance gives more often than once in a million does not count. Units
+    inside gates do not count. A sparse batch of 96 % zeros with no dead unit is fine.
 
     Known limits: layers after a batch norm that uses the batch's own statistics are not looked at, as it puts the mean
     where its parameters say.
@@ -90,7 +92,7 @@ class DeadUnits(Rule):
                 if stats is None or stats.off is None or stats.on is None or not stats.channels:
                     continue
                 share = (stats.off - stats.on) / stats.channels
-                if share > self.warn_above:
+                if share > self.warn_above and _chance(stats.off, stats.on) < 1e-6:
                     found[layer] = stats.off, stats.channels, share
         if not found:
             return
@@ -105,3 +107,9 @@ class DeadUnits(Rule):
             note=f"{len(found)} layers have dead units" if len(found) > 1 else "",
             evidence={"dead": off, "units": channels, "layers": len(found)},
         )
+
+
+def _chance(off: int, on: int) -> float:
+    """The probability of this many units off, or more, when each of those that never switch is on or off by a coin."""
+    count = off + on
+    return float(sum(math.comb(count, k) for k in range(off, count + 1)) / 2**count)

@@ -69,12 +69,13 @@ class NonFiniteActivations(Rule):
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Names the first op whose output is not finite although its inputs are."""
         from bnlint.graph.ops import op_name
+        from bnlint.signal.halves import overflow
         from bnlint.signal.nonfinite import first_origin
 
         graph, probe = model.graph, model.probe
         assert graph is not None and probe is not None
         origin = first_origin(graph, probe.stats)
-        if origin is None:
+        if origin is None or overflow(graph, probe.stats) is not None:  # BN801's
             return
         stats = probe.stats[origin.node.name]
         what = "NaN" if stats.has_nan else "infinity"
