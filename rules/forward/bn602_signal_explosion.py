@@ -22,6 +22,7 @@ class SignalExplosion(Rule):
     Example (bad):
 
     ```python
+    # also BN311
     import torch.nn as nn
 
     class Block(nn.Module):

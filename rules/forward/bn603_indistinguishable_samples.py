@@ -21,6 +21,7 @@ class IndistinguishableSamples(Rule):
     Example (bad):
 
     ```python
+    # also BN302
     # also BN109
     # also BN601
     # also BN701

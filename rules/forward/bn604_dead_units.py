@@ -23,6 +23,7 @@ class DeadUnits(Rule):
     Example (bad):
 
     ```python
+    # also BN310
     # bnlint check --input 64x16
     import torch.nn as nn
 

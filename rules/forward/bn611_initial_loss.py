@@ -22,6 +22,7 @@ class InitialLoss(Rule):
     Example (bad):
 
     ```python
+    # also BN312
     # bnlint check --loss cross_entropy
     import torch.nn as nn
 

@@ -22,6 +22,7 @@ class UnscaledResidual(Rule):
     Example (bad):
 
     ```python
+    # also BN606
     import torch.nn as nn
 
     class Block(nn.Module):
