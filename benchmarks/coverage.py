@@ -55,7 +55,7 @@ def main() -> None:
             if count % 20 == 0 or count == len(todo):
                 print(f"{count} of {len(todo)} in {time.monotonic() - started:.0f} s", flush=True)
     if arguments.output:
-        arguments.output.write_text(table(rows, missing), encoding="utf-8")
+        arguments.output.write_text(table(rows, missing, arguments.note), encoding="utf-8")
 
 
 def _parsed() -> argparse.Namespace:
@@ -72,6 +72,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "coverage.json", help="kept there")
     parser.add_argument("--resume", action="store_true", help="leave out what is ok in the results")
     parser.add_argument("-o", "--output", type=Path, help="write the table to this file")
+    parser.add_argument("--note", default="", help="a sentence for the page: that it is a sample, say")
     return parser.parse_args()
 
 

@@ -40,19 +40,20 @@ class Row:
         return self.status not in BROKEN
 
 
-def table(rows: Iterable[Row], missing: Iterable[str] = ()) -> str:
+def table(rows: Iterable[Row], missing: Iterable[str] = (), note: str = "") -> str:
     """The whole page."""
     rows = sorted(rows, key=lambda row: (row.corpus, row.name))
     corpora = list(dict.fromkeys(row.corpus for row in rows))
-    return "\n".join(line.rstrip() for line in _lines(rows, corpora, missing)) + "\n"
+    return "\n".join(line.rstrip() for line in _lines(rows, corpora, missing, note)) + "\n"
 
 
-def _lines(rows: list[Row], corpora: list[str], missing: Iterable[str]) -> Iterator[str]:
+def _lines(rows: list[Row], corpora: list[str], missing: Iterable[str], note: str) -> Iterator[str]:
     yield "# Coverage"
     yield ""
     yield from _INTRODUCTION
     versions = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))
     yield f"{datetime.date.today().isoformat()}, {versions}, Python {platform.python_version()}."
+    yield from ["", note] if note else []
     for reason in missing:
         yield f"Not measured: {reason}."
     yield ""
