@@ -52,7 +52,7 @@ def of_package(package: str, *, everything: bool = False) -> list[Case] | Missin
 
 def _case(package: str, module: ModuleType, name: str) -> Case:
     file = ZOO / f"{package}_models.py"
-    known = name in getattr(module, "INPUTS", {})
+    known = hasattr(module, "inputs")
     input_fn = f"{file}:inputs({name!r})" if known else None
     return Case(package, name, f"{file}:make({name!r})", input_fn=input_fn)
 

@@ -167,7 +167,11 @@ def _check(case: Case, *, told: bool) -> TargetReport:
 
 
 def _eager(case: Case) -> str | None:
-    """Why the model does not run by itself on the input written down; None when it does."""
+    """Why the model does not run by itself on the input written down, neither to train nor else; None when it does."""
+    return _error_in(case, train=True) and _error_in(case, train=False)
+
+
+def _error_in(case: Case, *, train: bool) -> str | None:
     import torch
 
     from bnlint.build import build
@@ -179,7 +183,7 @@ def _eager(case: Case) -> str | None:
         built = build(parse(case.target))
         given = resolve(built.model, _job(case, told=True), built.module)
         with torch.no_grad():
-            built.model.train()(*given.args, **given.kwargs)
+            built.model.train(train)(*given.args, **given.kwargs)
     except BaseException as error:
         return said(error)
     return None

@@ -1,4 +1,4 @@
-"""The script that measures the coverage, on a corpus of five small models."""
+"""The script that measures the coverage, on a corpus of seven small models."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class Broken(Told):
     def forward(self, x):
         raise ValueError("never")
 
+class Unready(Told):
+    def forward(self, x):
+        if self.training:
+            raise ValueError("not to train")
+        return self.layer(x)
+
 class Dies(Told):
     def forward(self, x):
         os._exit(3)
@@ -46,6 +52,7 @@ EXPECTED = {
     "Plain": ("ok", "inferred"),
     "Told": ("ok", "given"),
     "Broken": ("not runnable", None),
+    "Unready": ("failed", None),
     "Dies": ("crash", None),
     "Hangs": ("timeout", None),
     "Missing": ("not built", None),
@@ -71,5 +78,5 @@ def test_the_status_of_every_kind_of_model(tmp_path: Path) -> None:
         assert row["status"] == status, row
         assert source is None or row["input"] == source
     text = page.read_text()
-    assert "| repositories | 6 | 4 | 2 (50.0 %) | 1 (25.0 %) | 0 | 0 | 1 | 1 |" in text
+    assert "| repositories | 7 | 5 | 2 (40.0 %) | 1 (20.0 %) | 0 | 1 | 1 | 1 |" in text
     assert all(f"{name}()`: {status}." in text for name, (status, _) in EXPECTED.items() if status != "ok")

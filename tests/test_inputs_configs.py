@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -104,6 +105,30 @@ class Patches(Configured):
         return self.layer(hidden_states)
 
 
+class Forecast(Configured):
+    """Needs the values to come to train, and takes no features of time: an axis without a value."""
+
+    main_input_name = "past_values"
+
+    def __init__(self, features: int) -> None:
+        lags = {"context_length": 6, "prediction_length": 3, "lags_sequence": [1, 2]}
+        super().__init__(**lags, num_time_features=features)
+        self.layer = nn.Linear(1 + features, 8)
+
+    def forward(
+        self,
+        past_values: Tensor,
+        past_time_features: Tensor,
+        past_observed_mask: Tensor,
+        future_values: Tensor | None = None,
+        future_time_features: Tensor | None = None,
+    ) -> Tensor:
+        if future_values is None or future_time_features is None:
+            raise ValueError("the future is needed to train")
+        values = torch.cat((past_values * past_observed_mask, future_values), 1)
+        return self.layer(torch.cat((values[..., None], torch.cat((past_time_features, future_time_features), 1)), -1))
+
+
 class WithFlags(Text):
     """Speaks of a flag and a cache, which are no tensors, and of an input in other letters."""
 
@@ -163,6 +188,14 @@ def test_patches_and_their_grid() -> None:
     found = resolved(Patches())
     assert shapes(found) == {"hidden_states": (128, 24), "grid_thw": (2, 3)} and not found.inferred
     assert found.tensors[1].tolist() == [[4, 4, 4], [4, 4, 4]]
+
+
+@pytest.mark.parametrize("features", [0, 2])
+def test_a_forecast_and_its_features_of_time(features: int) -> None:
+    found = resolved(Forecast(features))
+    assert not found.inferred
+    assert shapes(found)["past_values"] == (8, 8) and shapes(found)["future_values"] == (8, 3)
+    assert shapes(found)["past_time_features"] == (8, 8, features)
 
 
 def test_only_what_may_be_a_tensor_is_added() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 if importlib.util.find_spec("torchvision"):  # transformers imports it when it is there
@@ -12,9 +13,12 @@ if importlib.util.find_spec("torchvision"):  # transformers imports it when it i
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
+from transformers_inputs import why_not
+
+Size = Callable[[PreTrainedConfig, str, int], int]
 
 LARGEST = 350_000_000  # parameters
 _TASKS = (  # the first that knows the architecture gives the class
@@ -22,11 +26,14 @@ _TASKS = (  # the first that knows the architecture gives the class
     *("VIDEO_CLASSIFICATION", "SEMANTIC_SEGMENTATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION"),
     *("OBJECT_DETECTION", "DEPTH_ESTIMATION", "TIME_SERIES_PREDICTION", "ZERO_SHOT_OBJECT_DETECTION"),
 )
+_LAYERS = r"num_(hidden_)?layers|n_layers?|(num_|n_)?(encoder|decoder|\w+_encoder|\w+_decoder)_layers|depth"
 _DEPTHS = {  # fields of a configuration by their names; a field is never made larger
-    r"num_(hidden_)?layers|n_layers?|(num_|n_)?(encoder|decoder|\w+_encoder|\w+_decoder)_layers|depth": 2,
+    _LAYERS: 2,
     r"\w*vocab_size(_\w+)?": 512,
     r"(num_|n_)(local_|routed_)?experts": 4,
     r"num_experts_per_tok|top_?k_experts|moe_top_?k|num_experts_per_token": 2,
+    r"n_group|num_expert_groups?": 2,
+    r"topk_group": 1,
     r"image_size|img_size": 224,
     r"max_position_embeddings|max_sequence_length": 4096,
     r"num_kv_shared_layers|num_nextn_predict_layers": 0,
@@ -40,11 +47,11 @@ _WIDTHS = {
     r"upsample_groups|d_latents": 64,
     r"num_latents|mamba_d_head|num_filters": 32,
 }
+_HEADS = r"(num_|n_)?(attention_|\w+_attention_)?(heads|head)"
 _MISSING = {"vocab_size": 512, "head_dim": 16, "image_token_id": 511, "image_token_index": 511}
-_SECTIONED = re.compile("qwen2_vl|qwen2_5_vl|qwen2_5_omni|colqwen2|glm4v|glm_ocr|glm_image|paddleocr_vl")  # three axes
-_WIDE = ("longcat_flash", "mistral4")  # head sizes that must agree
 _MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves out, or what two fields must agree on
     **{name: {"prediction_length": 8} for name in ("autoformer", "informer", "time_series_transformer")},
+    **{name: {"out_indices": [3, 5, 7, 11]} for name in ("beit", "data2vec-vision")},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 32},
@@ -64,14 +71,30 @@ def names() -> list[str]:
 
 
 def make(name: str) -> nn.Module:
-    """The architecture with the smallest configuration that builds, random weights."""
-    cls = class_of(name)
+    """The architecture with the smallest configuration that runs, else that builds; random weights."""
+    return _made(name)[0]
+
+
+def inputs(name: str) -> dict[str, Tensor]:
+    """What its configuration implies that it takes."""
+    return _made(name)[1]
+
+
+@cache
+def _made(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    cls, built = class_of(name), []
     reason: Exception = ValueError(f"{name} has more than {LARGEST} parameters")
     for config in _configurations(name):
         found = _built(cls, config)
         if isinstance(found, nn.Module):
-            return found
-        reason = found or reason
+            given, error = why_not(found)
+            if error is None:
+                return found, given
+            built.append((found, given))
+        else:
+            reason = found or reason
+    if built:
+        return built[0]
     raise reason
 
 
@@ -80,6 +103,7 @@ def _built(cls: type[PreTrainedModel], config: Callable[[], PreTrainedConfig]) -
     try:
         with torch.device("meta"):
             size = sum(p.numel() for p in cls(config()).parameters())
+        torch.manual_seed(0)
         return cls(config()) if size <= LARGEST else None
     except Exception as error:
         return error
@@ -110,30 +134,56 @@ def _is_whole(cls: type[PreTrainedModel], config: type[PreTrainedConfig]) -> boo
 
 
 def _configurations(name: str) -> Iterator[Callable[[], PreTrainedConfig]]:
-    """Narrow and shallow; shallow alone; as it comes."""
+    """Narrow and shallow; fewer heads of the same size; narrow alone; shallow alone; as it comes."""
     cls, more = CONFIG_MAPPING[name], _MORE.get(name, {})
-    for limits in ({**_DEPTHS, **_WIDTHS}, _DEPTHS)[name in _WIDE :]:
-        yield lambda limits=limits: _shrunk(cls(), limits, **more)
+    for size in (_narrow, _fewer_heads, _slim, _shallow):
+        yield lambda size=size: _shrunk(cls(), size, **more)
     yield lambda: cls(**more)
 
 
-def _shrunk(config: PreTrainedConfig, limits: dict[str, int], **more: Any) -> PreTrainedConfig:
+def _narrow(config: PreTrainedConfig, name: str, value: int) -> int:
+    return min(value, _limit({**_DEPTHS, **_WIDTHS}, name, value))
+
+
+def _fewer_heads(config: PreTrainedConfig, name: str, value: int) -> int:
+    """Widths divided by what makes four heads, so that the size of a head and all that is derived from it stays."""
+    fields = vars(config)
+    heads = next((v for k, v in fields.items() if re.fullmatch(_HEADS, k) and isinstance(v, int)), 4)
+    limit, factor = _limit(_DEPTHS, name, value), max(1, heads // 4)
+    if limit < value or "head_dim" in name or _limit(_WIDTHS, name, -1) == -1:
+        return min(limit, value)
+    return value // factor if value % factor == 0 else min(value, 2 if "kv" in name or "key_value" in name else value)
+
+
+def _slim(config: PreTrainedConfig, name: str, value: int) -> int:
+    """All its layers: some are named by their numbers."""
+    return value if re.fullmatch(_LAYERS, name) else _narrow(config, name, value)
+
+
+def _shallow(config: PreTrainedConfig, name: str, value: int) -> int:
+    return min(value, _limit(_DEPTHS, name, value))
+
+
+def _limit(limits: dict[str, int], name: str, default: int) -> int:
+    return next((size for words, size in limits.items() if re.fullmatch(words, name)), default)
+
+
+def _shrunk(config: PreTrainedConfig, size: Size, **more: Any) -> PreTrainedConfig:
     """A configuration made anew with smaller numbers, so that what it derives from them is derived again."""
-    usual, narrow = vars(type(config)()), len(limits) > len(_DEPTHS)
+    usual = vars(type(config)())
     changes = {k: v for k, v in vars(config).items() if v != usual.get(k) and not k.startswith("_")}
     depths: dict[int, list[str]] = {}  # number of layers to the fields that say it
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            changes[name] = _shrunk(value, limits)
+            changes[name] = _shrunk(value, size)
         elif isinstance(value, int) and not isinstance(value, bool):
-            limit = next((size for words, size in limits.items() if re.fullmatch(words, name)), value)
-            if limit < value and not (name == "embed_dim" and isinstance(vars(config).get("num_heads"), (list, tuple))):
-                changes[name] = limit
+            smaller = size(config, name, value)
+            per_stage = name == "embed_dim" and isinstance(vars(config).get("num_heads"), (list, tuple))
+            if smaller < value and not per_stage:
+                changes[name] = smaller
                 if "layer" in name:
                     depths.setdefault(value, []).append(name)
-        elif narrow and name.startswith("rope") and isinstance(value, dict) and _has_sections(config, value):
-            changes[name] = {**value, "mrope_section": [1, 1, 2] if "glm4v_moe" in config.model_type else [2, 3, 3]}
-        elif value is None and name in _MISSING:
+        elif value is None and name in _MISSING and size is _narrow:
             changes[name] = _MISSING[name]
     for name, value in vars(config).items():  # a list with an item for every layer
         if isinstance(value, (list, tuple)) and len(value) in depths and re.search("layer|block_type", name):
@@ -147,10 +197,6 @@ def _shrunk(config: PreTrainedConfig, limits: dict[str, int], **more: Any) -> Pr
             more[name] = type(changes[name])(**{**changes[name].to_diff_dict(), **more[name]})
     changes |= _token_ids(config, changes.get("vocab_size"))
     return type(config)(**{**changes, **more})
-
-
-def _has_sections(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
-    return "mrope_section" in rope or _SECTIONED.match(config.model_type) is not None
 
 
 def _token_ids(config: PreTrainedConfig, vocabulary: int | None) -> dict[str, int]:

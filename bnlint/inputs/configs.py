@@ -88,12 +88,20 @@ def _series(config: Any, batch: int) -> dict[str, list[Guess]]:
     if not length:
         return {}
     lags = getattr(config, "lags_sequence", None) or [0]
-    size, channels = length + max(lags), _number(config, "num_input_channels", "input_size") or 1
-    times = _number(config, "num_time_features") or 1
+    past, future = length + max(lags), _number(config, "prediction_length") or 1
+    channels = _number(config, "num_input_channels", "input_size") or 1
+    rows = [attribute(config, name) for name in ("num_time_features", "num_dynamic_real_features")]
+    features = sum(row for row in rows if isinstance(row, int))  # none, often: an axis without a value
+
+    def values(size: int) -> Guess:
+        return Guess((batch, size, channels)[: 2 + (channels > 1)])
+
     return {
-        "past_values": [Guess((batch, size, channels)) if channels > 1 else Guess((batch, size))],
-        "past_time_features": [Guess((batch, size, times))],
-        "past_observed_mask": [Guess((batch, size, channels)[: 2 + (channels > 1)], "bool", fill=1.0)],
+        "past_values": [values(past)],
+        "past_time_features": [Guess((batch, past, features))],
+        "past_observed_mask": [replace(values(past), dtype="bool", fill=1.0)],
+        "future_values": [values(future)],
+        "future_time_features": [Guess((batch, future, features))],
     }
 
 

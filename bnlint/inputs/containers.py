@@ -20,7 +20,7 @@ def containers_of(model: nn.Module) -> dict[str, Container]:
     """Parameter to container, for the parameters that are not plain tensors."""
     forward = unwrapped(model).forward
     found: dict[str, Container] = {}
-    hints = _hints(forward)
+    hints = hints_of(forward)
     uses = _uses(forward)
     for parameter in parameters_of(model):
         name, hint = parameter.name, hints.get(parameter.name)
@@ -36,7 +36,8 @@ def containers_of(model: nn.Module) -> dict[str, Container]:
     return found
 
 
-def _hints(forward: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(forward: Callable[..., Any]) -> dict[str, Any]:
+    """The types that a forward declares; {} when they cannot be told."""
     try:
         return get_type_hints(forward)
     except Exception:  # a name that only exists for type checkers

@@ -29,7 +29,7 @@ class Guess:
     shape: tuple[int, ...]
     dtype: str | None = None
     high: int | None = None
-    fill: float | None = None
+    fill: float | tuple[float, ...] | None = None
     batch: int | None = 0
     free: tuple[int, ...] = ()  # axes whose size is ours to choose, from the ladder
     known: tuple[int, ...] = ()  # axes whose size a layer demands
@@ -150,9 +150,12 @@ def build(
 
 
 def _packed(rows: dict[Any, Any], container: Any) -> Any:
-    if container is None:
+    """The tensors of a parameter in their containers; inside the outermost, texts are keys of dicts."""
+    if () in rows:
         return rows[()]
-    items = {key[0]: item for key, item in rows.items()}
-    if container in (list, tuple):
-        return container(items.values())
-    return container(**items)
+    items: dict[Any, dict[Any, Any]] = {}
+    for key, value in rows.items():
+        items.setdefault(key[0], {})[key[1:]] = value
+    packed = {key: _packed(inner, None) for key, inner in items.items()}
+    kind = container or (dict if all(isinstance(key, str) for key in packed) else list)
+    return kind(packed.values()) if kind in (list, tuple) else kind(**packed)

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from bnlint.inputs.configs import by_name
-from bnlint.inputs.containers import containers_of
+from bnlint.inputs.containers import containers_of, hints_of
+from bnlint.inputs.detection import detection
 from bnlint.inputs.guess import LENGTH, Candidate, Guess, Path
 from bnlint.inputs.values import Parameter, is_required, parameters_of
 from bnlint.inputs.wants import Want, guesses_for, want
@@ -59,6 +60,7 @@ class Guesser:
         starred = next((p.name for p in self.parameters.values() if p.kind is Parameter.VAR_KEYWORD), "")
         self.keys: list[str] = self.containers.pop(starred, (None, []))[1]  # that forward reads from **kwargs
         self.told = by_name(model, batch)
+        self.detection = detection(model, hints_of(model.forward))
         rows = ((path, m, want(m, path)) for path, m in model.named_modules())
         self.wants = [(module, wanted) for _, module, wanted in rows if wanted is not None]
 
@@ -101,7 +103,9 @@ class Guesser:
         """The candidate with a guess for one more parameter; `data` is for a name that says nothing."""
         container, keys = self.containers.get(name, (None, [None]))
         guesses = self._states(name)
-        if guesses:
+        if name in self.detection:
+            container, guesses = list, self.detection[name]
+        elif guesses:
             container = tuple if len(guesses) > 1 else None
         else:
             for key in keys:

@@ -41,6 +41,8 @@ def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
     if main is None:
         return
     also = [name for name in guesser.required if name != main]
+    if set(_FORECAST) <= guesser.parameters.keys() & guesser.told.keys():  # needed to train
+        also += _FORECAST
     if attribute(model.config, "is_encoder_decoder") is True:
         also += [name for name in ("decoder_input_ids",) if name in guesser.parameters]
     for guess in guesser.told[main]:
@@ -61,6 +63,7 @@ def _from_sizes(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
             yield first.scaled(ladder, size if len(size) > 1 else size[0])
 
 
+_FORECAST = ("future_values", "future_time_features")
 _SIZES = {
     "image": ("img_size", "image_size", "input_size", "input_resolution", "im_size", "imsize"),
     "sequence": ("seq_len", "seq_length", "sequence_length", "context_length", "block_size", "window_size"),

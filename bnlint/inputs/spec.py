@@ -36,12 +36,12 @@ class InputError(Exception):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The shape and values of a tensor. Without a dtype it has the model's; `fill` makes all values the same."""
+    """The shape and values of a tensor; without a dtype it has the model's. `fill` is the value of all, or each row."""
 
     shape: tuple[int, ...]
     dtype: str | None = None
     high: int | None = None  # values lie in [0, high)
-    fill: float | None = None
+    fill: float | tuple[float, ...] | None = None
 
     def __str__(self) -> str:
         """As `--input` takes it."""
@@ -58,7 +58,7 @@ class TensorSpec:
         """A tensor with these values on the CPU; `dtype` stands in when the spec has none."""
         kind = getattr(torch, self.dtype) if self.dtype else dtype
         if self.fill is not None:
-            return torch.full(self.shape, self.fill, dtype=kind)
+            return torch.tensor(self.fill, dtype=kind).expand(self.shape).clone()
         if self.dtype == "bool":
             return torch.rand(self.shape, generator=generator) < 0.5
         if self.whole:
