@@ -105,6 +105,19 @@ class Patches(Configured):
         return self.layer(hidden_states)
 
 
+class Placed(Configured):
+    """Patches, each with the row and column that it comes from."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self) -> None:
+        super().__init__(patch_size=2)
+        self.layer, self.places = nn.Linear(3 * 2 * 2, 8), nn.Embedding(4, 8)
+
+    def forward(self, pixel_values: Tensor, pixel_position_ids: Tensor) -> Tensor:
+        return self.layer(pixel_values) + self.places(pixel_position_ids).sum(2)
+
+
 class Forecast(Configured):
     """Needs the values to come to train, and takes no features of time: an axis without a value."""
 
@@ -186,8 +199,14 @@ def test_sizes_in_parts_of_the_configuration() -> None:
 
 def test_patches_and_their_grid() -> None:
     found = resolved(Patches())
-    assert shapes(found) == {"hidden_states": (128, 24), "grid_thw": (2, 3)} and not found.inferred
-    assert found.tensors[1].tolist() == [[4, 4, 4], [4, 4, 4]]
+    assert shapes(found) == {"hidden_states": (32, 24), "grid_thw": (2, 3)} and not found.inferred
+    assert found.tensors[1].tolist() == [[1, 4, 4], [1, 4, 4]]
+
+
+def test_patches_and_their_places() -> None:
+    found = resolved(Placed())
+    assert shapes(found) == {"pixel_values": (8, 16, 12), "pixel_position_ids": (8, 16, 2)} and not found.inferred
+    assert found.tensors[1].max() == 3
 
 
 @pytest.mark.parametrize("features", [0, 2])

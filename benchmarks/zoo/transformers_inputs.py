@@ -67,11 +67,11 @@ def _values(config: Any, name: str, names: list[str]) -> list[Tensor]:
         length = SIDE**2 if name == "pixel_attention_mask" else LENGTH
         return [torch.ones(BATCH, length, dtype=torch.long)]
     if name.endswith("_thw"):
-        return [torch.full((BATCH, 3), SIDE)]
+        return [torch.tensor([[1, SIDE, SIDE]] * BATCH)]
     if name in ("spatial_shapes", "target_sizes"):
         return [torch.full((BATCH, 2), SIDE)]
     if name in ("hidden_states", "pixel_values") and {"grid_thw", "image_grid_thw"} & {*names}:
-        return [torch.rand(BATCH * SIDE**3, cut)]
+        return [torch.rand(BATCH * SIDE**2, cut)]
     if name == "pixel_values" and {"spatial_shapes", "pixel_position_ids"} & {*names}:
         return [torch.rand(BATCH, SIDE**2, cut)]
     if name == "pixel_position_ids":

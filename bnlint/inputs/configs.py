@@ -50,16 +50,18 @@ def _pictures(config: Any, batch: int) -> dict[str, list[Guess]]:
 def _patches(config: Any, batch: int, names: set[str]) -> dict[str, list[Guess]]:
     """Pictures that come cut up, with the number of patches along each side beside them."""
     side, channels = _anywhere(config, "patch_size"), _anywhere(config, "in_channels", "in_chans", "num_channels") or 3
-    if not side or not names & {"grid_thw", "spatial_shapes"}:
+    if not side or not names & {"grid_thw", "spatial_shapes", "pixel_position_ids"}:
         return {}
+    rows = Guess((batch, _SIDE**2, channels * side**2))
+    if "pixel_position_ids" in names:
+        return {"pixel_values": [rows], "pixel_position_ids": [Guess((batch, _SIDE**2, 2), "int64", _SIDE)]}
     if "spatial_shapes" in names:
-        rows = Guess((batch, _SIDE**2, channels * side**2))
         mask = Guess((batch, _SIDE**2), "int64", fill=1.0)
         shapes = Guess((batch, 2), "int64", fill=float(_SIDE))
         return {"pixel_values": [rows], "pixel_attention_mask": [mask], "spatial_shapes": [shapes]}
     values = channels * side**2 * (_anywhere(config, "temporal_patch_size") or 1)
-    rows = Guess((2 * _SIDE**3, values), batch=None)
-    grid = Guess((2, 3), "int64", fill=float(_SIDE), batch=None)
+    rows = Guess((2 * _SIDE**2, values), batch=None)
+    grid = Guess((2, 3), "int64", fill=(1.0, _SIDE, _SIDE), batch=None)  # one moment of time: pictures
     return {"pixel_values": [rows], "hidden_states": [rows], "grid_thw": [grid]}
 
 
