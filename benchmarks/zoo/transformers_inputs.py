@@ -21,13 +21,13 @@ _ALSO = (  # optional, yet asked for by some
 
 def why_not(model: nn.Module) -> tuple[dict[str, Tensor], Exception | None]:
     """The implied input with which the forward pass runs and None; else the likeliest one and what it raises."""
-    failed: tuple[dict[str, Tensor], Exception | None] = {}, TypeError("nothing is known of what forward takes")
+    failed: list[tuple[dict[str, Tensor], Exception | None]] = []
     for given in itertools.islice(filter(None, implied(model)), TRIES):
         errors = [_error(model.train(train), given) for train in (True, False)]
         if None in errors:
             return given, None
-        failed = given, errors[0]
-    return failed
+        failed.append((given, errors[0]))
+    return failed[:2][-1] if failed else ({}, TypeError("nothing is known of what forward takes"))
 
 
 def _error(model: nn.Module, given: dict[str, Tensor]) -> Exception | None:

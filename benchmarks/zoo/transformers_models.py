@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ from transformers_inputs import why_not
 Size = Callable[[PreTrainedConfig, str, int], int]
 
 LARGEST = 350_000_000  # parameters
+PATIENCE = 30.0  # seconds of processor time, after which the first configuration that builds must do
 _TASKS = (  # the first that knows the architecture gives the class
     *("SPEECH_SEQ_2_SEQ", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MASKED_LM", "CAUSAL_LM", "CTC"),
     *("VIDEO_CLASSIFICATION", "SEMANTIC_SEGMENTATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION"),
@@ -82,7 +84,7 @@ def inputs(name: str) -> dict[str, Tensor]:
 
 @cache
 def _made(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    cls, built = class_of(name), []
+    cls, built, started = class_of(name), [], time.process_time()
     reason: Exception = ValueError(f"{name} has more than {LARGEST} parameters")
     for config in _configurations(name):
         found = _built(cls, config)
@@ -91,6 +93,8 @@ def _made(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
             if error is None:
                 return found, given
             built.append((found, given))
+            if time.process_time() - started > PATIENCE:
+                break
         else:
             reason = found or reason
     if built:

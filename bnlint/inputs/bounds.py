@@ -8,7 +8,7 @@ from torch import fx
 
 from bnlint.graph.ops import Kind, argument, op_name
 from bnlint.inputs.guess import Candidate, Path
-from bnlint.inputs.trial import Outcome
+from bnlint.inputs.outcome import Outcome
 
 _ARITHMETIC = frozenset((Kind.ADD, Kind.MUL, Kind.ELEMENTWISE))
 _CHANGED = 2  # the bound of ids that the model computes with before it looks them up: offsets, say

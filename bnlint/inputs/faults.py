@@ -7,7 +7,7 @@ import re
 from torch import fx
 
 from bnlint.graph.ops import Kind, op_name
-from bnlint.inputs.trial import Outcome
+from bnlint.inputs.outcome import Outcome
 from bnlint.inputs.wants import Want, want
 
 _TOO_SMALL = re.compile(

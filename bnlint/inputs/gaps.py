@@ -13,7 +13,7 @@ from bnlint.graph.axes import Atom, Role
 from bnlint.graph.ops import Kind, op_name
 from bnlint.inputs.faults import too_small
 from bnlint.inputs.guess import LADDERS, Candidate, Path
-from bnlint.inputs.trial import Outcome
+from bnlint.inputs.outcome import Outcome
 
 LARGEST = {"image": 1024, "volume": 128, "sequence": 4096, "signal": 1 << 18, "features": 1 << 14}
 ASPECT = 8  # of maps that are not square

@@ -10,9 +10,9 @@ from torch import nn
 
 from bnlint.inputs.bounds import bounded
 from bnlint.inputs.guess import Candidate, Guess, path_name
+from bnlint.inputs.outcome import Outcome
 from bnlint.inputs.search import Search
 from bnlint.inputs.spec import InputError, InputSpec, TensorSpec, parse
-from bnlint.inputs.trial import Outcome
 from bnlint.inputs.values import Inputs, from_specs
 from bnlint.job import Job
 

@@ -116,6 +116,21 @@ class Candidate:
         }
         return replace(self, guesses=guesses)
 
+    @property
+    def ladder(self) -> str | None:
+        """The ladder of the sizes that may still be chosen."""
+        rows = {guess.ladder for guess in self.guesses.values() if guess.free}
+        return next((name for name in ("volume", "image", "signal", "sequence") if name in rows), None)
+
+    def sequence_first(self) -> Candidate:
+        """With the sequence in front of the batch."""
+        swapped = {
+            path: replace(g, shape=(g.shape[1], g.shape[0], *g.shape[2:]), batch=1, free=(0,)[: len(g.free)])
+            for path, g in self.guesses.items()
+            if g.batch == 0 and len(g.shape) >= 2 and g.ladder == "sequence"
+        }
+        return replace(self, guesses={**self.guesses, **swapped})
+
     def __str__(self) -> str:
         """The specs by name, as `--input` takes them."""
         rows = [f"{path_name(path)}={guess.spec()}" for path, guess in self.guesses.items()]

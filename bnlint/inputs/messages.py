@@ -13,7 +13,7 @@ import torch
 from bnlint.graph.frames import Owner, owner
 from bnlint.inputs.guess import LENGTH, Candidate, Path
 from bnlint.inputs.guesser import Guesser
-from bnlint.inputs.trial import Outcome
+from bnlint.inputs.outcome import Outcome
 from bnlint.inputs.values import Parameter
 from bnlint.inputs.wants import guesses_for
 

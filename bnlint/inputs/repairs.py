@@ -16,7 +16,7 @@ from bnlint.inputs.gaps import Gap, grows, observed
 from bnlint.inputs.guess import LENGTH, Candidate, Guess, Path
 from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.messages import of_rank
-from bnlint.inputs.trial import Outcome, from_input
+from bnlint.inputs.outcome import Outcome, from_input
 from bnlint.inputs.wants import Want, guesses_for
 
 Proposals = Iterator[Candidate | Gap]
@@ -174,7 +174,7 @@ class Repairs:
         elif not own:
             yield from self._of_features(outcome, node, position, axis, size)
             fixed = math.prod(atom.size for atom in atoms if not grows(outcome, atom))
-            ladder, (length, sides) = _ladder(outcome), observed(outcome, operand, axis)
+            ladder, (length, sides) = outcome.candidate.ladder, observed(outcome, operand, axis)
             if ladder and size % fixed == 0 and (sides or not atoms):
                 spatial = node.meta["kind"] is Kind.LINEAR and fixed == len(sides) == len(atoms) == 1
                 yield Gap(node.name, position, axis, size, length, sides if fixed > 1 else (), ladder, spatial)
@@ -281,7 +281,7 @@ class Repairs:
             for path in own:
                 for dim in range(len(candidate.guesses[path].shape) - 1, 0, -1):
                     yield Gap(node.name, 0, None, needed, length, (), only=(path, dim))
-        ladder = _ladder(outcome)
+        ladder = outcome.candidate.ladder
         if ladder and len(shape) >= 3 and needed % shape[1] == 0:
             yield Gap(node.name, 0, None, needed, length, shape[2:], ladder)
 
@@ -292,25 +292,9 @@ class Repairs:
             yield from (gap for gap in self._of_view(outcome, node) if isinstance(gap, Gap))
 
 
-def sequence_first(candidate: Candidate) -> Candidate:
-    """The same with the sequence in front of the batch."""
-    swapped = {
-        path: replace(g, shape=(g.shape[1], g.shape[0], *g.shape[2:]), batch=1, free=(0,)[: len(g.free)])
-        for path, g in candidate.guesses.items()
-        if g.batch == 0 and len(g.shape) >= 2 and g.ladder == "sequence"
-    }
-    return replace(candidate, guesses={**candidate.guesses, **swapped})
-
-
 def _of_fixed_batch(outcome: Outcome, node: fx.Node) -> Iterator[Candidate]:
     """A hidden state that was made for another batch size."""
     error = node.meta.get("error")
     found = _HIDDEN.search(error.message) if error else None
     if found and int(found[1]) == outcome.batch != int(found[2]):
         yield outcome.candidate.with_batch(int(found[2]))
-
-
-def _ladder(outcome: Outcome) -> str | None:
-    """The ladder of the sizes that may still be chosen."""
-    rows = {guess.ladder for guess in outcome.candidate.guesses.values() if guess.free}
-    return next((name for name in ("volume", "image", "signal", "sequence") if name in rows), None)

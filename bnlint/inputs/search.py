@@ -12,8 +12,9 @@ from bnlint.inputs.gaps import Closing, Gap
 from bnlint.inputs.guess import LADDERS, Candidate
 from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.messages import from_message
-from bnlint.inputs.repairs import Repairs, sequence_first
-from bnlint.inputs.trial import ENOUGH, Outcome, Trials
+from bnlint.inputs.outcome import ENOUGH, Outcome
+from bnlint.inputs.repairs import Repairs
+from bnlint.inputs.trial import Trials
 from bnlint.inputs.values import unwrapped
 
 MANY = 3  # failures from which on another start is likelier to help than repairs
@@ -89,7 +90,7 @@ class Search:
             else:  # a video is no cube: usual sizes first
                 self._push(score, 3 if proposal.ladder == "volume" else 0, (outcome, proposal))
         if outcome.right and outcome.swapped_layout:
-            self._push(score, 1, sequence_first(outcome.candidate))
+            self._push(score, 1, outcome.candidate.sequence_first())
         for candidate in from_message(outcome, self.guesser):
             self._push(score, 3 if outcome.graph.op_count else 1, candidate)
         later = (score[0], score[1] + outcome.finished, *score[2:])  # after the repairs of equally good runs
