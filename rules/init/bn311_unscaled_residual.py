@@ -56,7 +56,7 @@ class UnscaledResidual(Rule):
             super().__init__()
             self.body = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
             nn.init.kaiming_normal_(self.body[0].weight, nonlinearity="relu")
-            nn.init.zeros_(self.body[2].weight)
+            nn.init.normal_(self.body[2].weight, std=0.02)
 
         def forward(self, x):
             return x + self.body(x)
