@@ -33,6 +33,7 @@ def check(
     inputs: Any = None,
     *,
     input_fn: str | None = None,
+    batch: str | None = None,
     batch_size: int | None = None,
     loss: str | None = None,
     seed: int = 0,
@@ -54,13 +55,14 @@ def check(
     """Checks a model, here, or a target such as `"path.py:Net"`, in a process of its own, and returns the report.
 
     `inputs` is a spec such as `"8x3x32x32"`, a list of specs, or, for a model, its arguments: a tensor, a tuple or a
-    dict. `weights`, `input_fn`, `timeout`, `memory_limit`, `isolate` and `cache` concern only targets given as text.
-    Everything else means what the option of `bnlint check` means.
+    dict. `weights`, `input_fn`, `batch`, `timeout`, `memory_limit`, `isolate` and `cache` concern only targets given
+    as text. Everything else means what the option of `bnlint check` means.
     """
     specs = (inputs,) if isinstance(inputs, str) else tuple(inputs) if _all_text(inputs) else ()
     settings = Settings(
         inputs=specs,
         input_fn=input_fn,
+        batch=batch,
         batch_size=batch_size,
         loss=loss,
         seed=seed,

@@ -100,7 +100,7 @@ class Cache:
     def _file(self, kind: str, job: Job) -> Path:
         question = [kind, job.to_json(), str(Path.cwd()), _here(), _rules(job.rule_paths)]
         question += [platform.node()] if job.device != "cpu" else []
-        question += [_content(Path(job.weights)) or ""] if job.weights is not None else []
+        question += [_content(Path(name)) or "" for name in (job.weights, job.batch) if name is not None]
         return self.folder / f"{_sha256(json.dumps(question).encode())}.json"
 
 

@@ -32,6 +32,8 @@ def local_files(check: Check, root: Path) -> set[Path]:
     start = list(_files_of(target, roots))
     if settings.input_fn and ".py:" in settings.input_fn:
         start.append(Path(settings.input_fn.rpartition(":")[0]))
+    if settings.batch and ".py:" in settings.batch:
+        start.append(Path(settings.batch.rpartition(":")[0]))
     return set(_closure([path.resolve() for path in start], [path.resolve() for path in roots]))
 
 

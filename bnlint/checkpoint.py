@@ -47,15 +47,20 @@ def _read(path: Path) -> Any:
         near = difflib.get_close_matches(path.name, [f.name for f in path.parent.glob("*")], n=1)
         help = f"did you mean `{path.with_name(near[0]).as_posix()}`?" if near else ""
         raise failed("BN902", f"the file of weights `{shown}` does not exist", help=help)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
+
+
+def read_tensors(path: Path) -> Any:
+    """What `torch.save` wrote, without running code of it; raises BuildError (BN902)."""
+    shown = path.as_posix()
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(shown, error) from error
 
 
-def _read_safetensors(path: Path) -> Any:
+def read_safetensors(path: Path) -> Any:
+    """The tensors of a file by name; raises BuildError (BN902)."""
     shown = path.as_posix()
     try:
         from safetensors.torch import load_file

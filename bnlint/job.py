@@ -18,6 +18,7 @@ class Job:
     target: str
     inputs: tuple[str, ...] = ()
     input_fn: str | None = None
+    batch: str | None = None  # a file of tensors, or `file.py:loader`
     batch_size: int | None = None
     loss: str | None = None
     seed: int = 0

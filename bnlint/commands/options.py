@@ -81,6 +81,7 @@ _CHECKING = (
     click.argument("targets", nargs=-1),
     option("Input", "--input", "inputs", multiple=True, metavar="SPEC", help="8x3x32x32, int64[8,9]<100, name=SPEC."),
     option("Input", "--input-fn", metavar="FILE:FUNCTION", help="Function that returns a tensor, a tuple or a dict."),
+    option("Input", "--batch", metavar="FILE", help="Real data: file.py:loader, or a .pt, .npz or .safetensors file."),
     option("Input", "--batch-size", type=click.IntRange(min=1), help="Samples in the batch when no --input says it."),
     option("Run", "--loss", metavar="NAME", help=f"Loss for the backward pass: {', '.join(LOSSES)}."),
     option("Run", "--seed", type=int, default=0, show_default=True, help="Seed of everything random."),

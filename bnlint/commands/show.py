@@ -19,7 +19,7 @@ _NOT_SHOWN = {"target", "args", "kwargs", "select", "extend-select", "ignore", "
 def shown_targets(plan: Plan, targets: Sequence[str]) -> Iterator[str]:
     """The targets, one a line, with their inputs; the models of a file without a name are found when it runs."""
     for row in wanted(targets, plan):
-        inputs = " ".join(row.settings.inputs) or row.settings.input_fn
+        inputs = " ".join(row.settings.inputs) or row.settings.input_fn or row.settings.batch
         yield clean(row.target + (f"  ({inputs})" if inputs else ""))
 
 

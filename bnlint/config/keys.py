@@ -129,6 +129,7 @@ TARGET_KEYS = (
     Key("kwargs", Table(LITERAL, "a table"), "Arguments to build the model with, by name.", {}),
     Key("inputs", _Inputs(), "What `forward` gets."),
     Key("input-fn", TEXT, "`file.py:function` that returns the inputs."),
+    Key("batch", TEXT, "Real data: `file.py:loader`, or a .pt, .npz or .safetensors file."),
     Key("weights", TEXT, "File of trained weights, .pt or .safetensors, to check the model with."),
     *RUN_KEYS,
 )
@@ -149,8 +150,9 @@ class _Target(Kind):
         found = read_keys(TARGET_KEYS, {"target": row} if isinstance(row, str) else row, where)
         if "target" not in found:
             raise ConfigError(f"{where} needs the key `target`")
-        if "inputs" in found and "input_fn" in found:
-            raise ConfigError(f"{where} has `inputs` and `input-fn`; one is enough")
+        told = [key.replace("_", "-") for key in ("inputs", "input_fn", "batch") if key in found]
+        if len(told) > 1:
+            raise ConfigError(f"{where} has `{told[0]}` and `{told[1]}`; one is enough")
         return found
 
 

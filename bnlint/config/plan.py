@@ -16,6 +16,7 @@ from bnlint.config.settings import Settings
 from bnlint.target import Target, TargetError, parse
 
 _FIELDS = frozenset(row.name for row in dataclasses.fields(Settings))
+_INPUTS = frozenset(("inputs", "input_fn", "batch"))
 _SELECTORS = ("select", "extend_select", "ignore")
 
 
@@ -68,6 +69,8 @@ class Plan:
         values = {key: value for key, value in row.items() if key not in ("target", "args", "kwargs")}
         if ".py:" in values.get("input_fn", ""):
             values["input_fn"] = self._from_here(values["input_fn"])
+        if "batch" in values and (".py:" in values["batch"] or ":" not in values["batch"]):
+            values["batch"] = self._from_here(values["batch"])
         if "weights" in values:
             values["weights"] = self._from_here(values["weights"])
         return Check(text, self._settings(values))
@@ -99,9 +102,8 @@ class Plan:
         layers = ((self.config.values, self.config.name), (entry, self.config.name), (self._options, ""))
         selections = tuple(_selection(row, name) for row, name in layers if any(row.get(key) for key in _SELECTORS))
         values = {**config, **{key: value for key, value in entry.items() if key in _FIELDS}, **options}
-        for given, other in (("inputs", "input_fn"), ("input_fn", "inputs")):
-            if given in options and other not in options:
-                values.pop(other, None)
+        if options.keys() & _INPUTS:  # they replace what the configuration says of the input
+            values = {key: value for key, value in values.items() if key not in _INPUTS - options.keys()}
         root = str(self.config.root) if self.config.file else ""
         return Settings(**values, selections=selections, root=root)
 

@@ -43,6 +43,7 @@ class Settings:
 
     inputs: tuple[str, ...] = ()
     input_fn: str | None = None
+    batch: str | None = None
     batch_size: int | None = None
     loss: str | None = None
     seed: int = 0
@@ -80,6 +81,7 @@ class Settings:
             target=target,
             inputs=self.inputs,
             input_fn=self.input_fn,
+            batch=self.batch,
             batch_size=self.batch_size,
             loss=LOSS_ALIASES.get(self.loss or "", self.loss),
             seed=self.seed,

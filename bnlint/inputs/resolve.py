@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bnlint.failure import said, users_traceback
+from bnlint.inputs.batch import from_batch
 from bnlint.inputs.bounds import bounded
 from bnlint.inputs.given import from_options, options
 from bnlint.inputs.guess import Candidate, build, path_name
@@ -33,6 +34,8 @@ def resolve(model: nn.Module, job: Job, user_module: ModuleType | None = None) -
     """The inputs to run the model with; raises InputError when there are none to be had."""
     if job.inputs:
         return from_options(model, job)
+    if job.batch:
+        return from_batch(model, job.batch, user_module, job.seed)
     if job.input_fn:
         return from_function(model, job.input_fn, user_module, job.seed)
     example = own_example(model, user_module, job.seed)

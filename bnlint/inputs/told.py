@@ -26,27 +26,34 @@ HOOK = "bnlint_inputs"
 
 def from_function(model: nn.Module, text: str, user_module: ModuleType | None, seed: int) -> Inputs:
     """What `--input-fn file.py:make_inputs` returns."""
+    target, function = named_object(text, user_module, "function", _WRITE)
+    if not callable(function):
+        raise InputError(f"`{target.attribute}` in `{target.place}` is not a function", help=_WRITE)
+    value = called(model, lambda: function(*target.args, **target.kwargs), str(target.attribute), seed, _WRITE)
+    return from_values(model, value, "--input-fn")
+
+
+def named_object(text: str, user_module: ModuleType | None, what: str, write: str) -> tuple[Target, Any]:
+    """The object that `file.py:name` names; `what` it should be and how to `write` it go into the error."""
     try:
         target = parse(text)
     except TargetError as error:
-        raise InputError(str(error).replace("is not a target", "names no function"), help=_WRITE) from None
+        raise InputError(str(error).replace("is not a target", f"names no {what}"), help=write) from None
     if target.attribute is None:
-        raise InputError(f"`{text}` names no function", help=_WRITE)
+        raise InputError(f"`{text}` names no {what}", help=write)
     try:
         module = user_module if _same_file(target, user_module) else load(target)
     except BuildError as error:
-        found = error.finding
-        raise InputError(found.message, help=found.help, note=found.note, place=Place("", found.location)) from None
-    function: Any = module
+        why = error.finding
+        raise InputError(why.message, help=why.help, note=why.note, place=Place("", why.location)) from None
+    found: Any = module
     for part in target.attribute.split("."):
-        near = difflib.get_close_matches(part, dir(function), n=1)
-        function = getattr(function, part, None)
-        if function is None:
-            help = f"did you mean `{target.place}:{near[0]}`?" if near else _WRITE
+        near = difflib.get_close_matches(part, dir(found), n=1)
+        found = getattr(found, part, None)
+        if found is None:
+            help = f"did you mean `{target.place}:{near[0]}`?" if near else write
             raise InputError(f"`{target.place}` has no `{part}`", help=help)
-    if not callable(function):
-        raise InputError(f"`{target.attribute}` in `{target.place}` is not a function", help=_WRITE)
-    return _called(model, lambda: function(*target.args, **target.kwargs), target.attribute, "--input-fn", seed)
+    return target, found
 
 
 _WRITE = "write --input-fn file.py:make_inputs, a function that returns a tensor, a tuple or a dict"
@@ -63,7 +70,7 @@ def own_example(model: nn.Module, user_module: ModuleType | None, seed: int) -> 
     for holder in (inner, user_module):
         function = getattr(holder, HOOK, None)
         if callable(function):
-            return _called(model, function, HOOK, f"{HOOK}()", seed)
+            return from_values(model, called(model, function, HOOK, seed, _WRITE), f"{HOOK}()")
     example = _attribute(inner, "example_input_array")
     if example is None:
         return None
@@ -96,7 +103,8 @@ def _attribute(model: nn.Module, name: str) -> Any:
         return None
 
 
-def _called(model: nn.Module, function: Callable[[], Any], name: str, source: str, seed: int) -> Inputs:
+def called(model: nn.Module, function: Callable[[], Any], name: str, seed: int, write: str) -> Any:
+    """What the user's function gives, its tensors on the CPU; the model and the random state stay as they are."""
     with untouched(model):
         torch.manual_seed(seed)
         try:
@@ -105,5 +113,5 @@ def _called(model: nn.Module, function: Callable[[], Any], name: str, source: st
             note, location = users_traceback(error)
             raise InputError(f"`{name}` raises {said(error)}", note=note, place=Place("", location)) from error
     if not any(True for _ in tensors(value)):
-        raise InputError(f"`{name}` returned {type(value).__name__} and no tensor", help=_WRITE)
-    return from_values(model, map_tensors(value, lambda tensor: tensor.detach().cpu()), source)
+        raise InputError(f"`{name}` returned {type(value).__name__} and no tensor", help=write)
+    return map_tensors(value, lambda tensor: tensor.detach().cpu())

@@ -29,6 +29,7 @@ class Inputs:
     inferred: bool = False  # sizes were found by trying, not told
     batch_size: int = 1
     batch_axes: list[int | None] = field(default_factory=list)  # one for each row
+    targets: Any = None  # what the declared loss compares the output with, when the user's batch has it
     batch_told: bool = False  # the user chose the batch size; an example that the model keeps is only a shape
 
     @property
@@ -60,7 +61,11 @@ def resized(inputs: Inputs, batch: int | None = None, scale: float | None = None
         {**row, "shape": list(changed[id(tensor)].shape)}
         for row, tensor in zip(inputs.rows, inputs.tensors, strict=True)
     ]
-    return replace(inputs, args=args, kwargs=kwargs, rows=rows_now, batch_size=batch or inputs.batch_size)
+    now = replace(inputs, args=args, kwargs=kwargs, rows=rows_now, batch_size=batch or inputs.batch_size)
+    if batch is not None and inputs.targets is not None:
+        size = inputs.batch_size
+        now.targets = map_tensors(now.targets, lambda t: _cycled(t, 0, batch) if t.shape[:1] == (size,) else t)
+    return now
 
 
 def with_batch(inputs: Inputs, batch: int, seed: int) -> Inputs:

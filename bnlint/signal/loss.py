@@ -35,6 +35,7 @@ class Start:
     gradients: list[torch.Tensor]
     declared: str = ""
     classes: int = 0  # that the loss chooses between
+    real_targets: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,13 @@ class LossError(Exception):
     """Why there is nothing to start from; the message is one sentence for people."""
 
 
-def gradients_of_outputs(output: Any, channels: Mapping[tuple[int, ...], int], loss: str | None, seed: int) -> Start:
+def gradients_of_outputs(
+    output: Any, channels: Mapping[tuple[int, ...], int], loss: str | None, seed: int, targets: Any = None
+) -> Start:
     """Where the pass starts.
 
-    `channels` gives the axis of classes by an output's shape. A projection, unlike a sum, has a gradient behind a
+    `channels` gives the axis of classes by an output's shape; `targets` are the batch's own, the first tensor of which
+    the loss gets. A projection, unlike a sum, has a gradient behind a
     softmax, whose outputs add up to one.
     """
     found = [t for _, t in tensors(output) if t.dtype.is_floating_point and t.requires_grad and t.numel()]
@@ -63,16 +67,21 @@ def gradients_of_outputs(output: Any, channels: Mapping[tuple[int, ...], int], l
     generator = torch.Generator(found[0].device).manual_seed(seed)
     name, words = _ALIASES.get(loss or "", loss or ""), "a random projection of every output"
     if name in _CLASSES | _PROBABILITIES | _NUMBERS:
-        try:
-            value, classes = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator)
-            return Start(f"{name} with random targets", [value], [torch.ones_like(value)], name, classes)
-        except (RuntimeError, ValueError, IndexError):
-            words += f", because {name} does not fit the first one"
+        own = next((t for _, t in tensors(targets)), None)
+        for target in (own, None) if own is not None else (None,):
+            try:
+                value, classes = _declared(name, found[0], channels.get(tuple(found[0].shape)), generator, target)
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                continue
+            whose = "random targets" if target is None else "the batch's targets"
+            whose += ", as the batch's do not fit" if own is not None and target is None else ""
+            return Start(f"{name} with {whose}", [value], [torch.ones_like(value)], name, classes, target is not None)
+        words += f", because {name} does not fit the first one"
     return Start(words, found, [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found])
 
 
 def _declared(
-    name: str, output: torch.Tensor, channel: int | None, generator: torch.Generator
+    name: str, output: torch.Tensor, channel: int | None, generator: torch.Generator, target: torch.Tensor | None
 ) -> tuple[torch.Tensor, int]:
     """The loss, and how many classes it chooses between: 0 where it chooses none."""
     classes = 2 if name in _PROBABILITIES else 0
@@ -82,7 +91,12 @@ def _declared(
             output = output.movedim(channel if channel is not None else 1, 1)
         shape = output.shape[:1] + output.shape[2:] if output.ndim > 1 else ()
         classes = output.shape[min(1, output.ndim - 1)]
-        target = torch.randint(classes, shape, generator=generator, device=output.device)
+        if target is None:
+            target = torch.randint(classes, shape, generator=generator, device=output.device)
+        elif not target.dtype.is_floating_point:
+            target = target.long().reshape(shape)
+    elif target is not None:
+        target = target.to(output.dtype).reshape(output.shape)
     elif name in _NUMBERS:
         target = _like(torch.randn, output, generator)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -200,16 +200,22 @@ class _Probe:
         facts = self.found
         try:
             with explained("the backward pass", facts.device):
-                start = gradients_of_outputs(recording.output, watch.output_axes(), self.loss, self.seed)
+                start = gradients_of_outputs(
+                    recording.output, watch.output_axes(), self.loss, self.seed, self._targets()
+                )
                 facts.loss = start.words
                 torch.autograd.backward(start.tensors, start.gradients)
                 if start.declared:
-                    facts.initial_loss = InitialLoss(start.declared, float(start.tensors[0].detach()), start.classes)
+                    value = float(start.tensors[0].detach())
+                    facts.initial_loss = InitialLoss(start.declared, value, start.classes, start.real_targets)
             facts.backward = True
         except OutOfMemory:
             raise
         except (ProbeError, LossError) as error:
             facts.notes.append(f"no gradients: {error}")
+
+    def _targets(self) -> Any:
+        return map_tensors(self.inputs.targets, lambda tensor: tensor.to(self.found.device))
 
     def _further(self, which: Pass, make: Callable[[], None]) -> None:
         """A pass that only some rules need; when it fails the facts of the first still stand."""
