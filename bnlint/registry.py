@@ -10,6 +10,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -59,8 +60,15 @@ def codes_by_name(rules: Mapping[str, type[Rule]]) -> dict[str, str]:
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean ...?` with the nearest choice, or nothing when none is near."""
     folded = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), folded, n=1)
-    return f"; did you mean `{folded[near[0]]}`?" if near else ""
+    near = difflib.get_close_matches(word.lower(), folded, n=9)
+    best = max(near, key=lambda row: _likeness(row, word.lower()), default=None)
+    return f"; did you mean `{folded[best]}`?" if best else ""
+
+
+def _likeness(one: str, other: str) -> tuple[float, int]:
+    """Of two choices that are equally near, the one that begins as the word does is meant."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return difflib.SequenceMatcher(None, one, other).ratio(), len(list(same))
 
 
 def what_became(word: str, choices: Iterable[str]) -> str:

@@ -17,3 +17,34 @@ def import_state():
     sys.path[:] = path
     for name in ("net", "net_", "example"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs `bnlint` with these words in this process: exit code, stdout, stderr, and never a traceback."""
+    from bnlint.cli import main
+
+    def call(*args):
+        code = main(args)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def jobs(request, monkeypatch):
+    """The jobs the worker was given, one after the other; each is answered by the FINDING of the test's module."""
+    from bnlint import parallel, worker
+    from bnlint.job import TargetReport
+
+    given = []
+
+    def check(job, **options):
+        given.append(job)
+        return TargetReport(job.target, findings=[request.module.FINDING])
+
+    monkeypatch.setattr(worker, "check", check)
+    monkeypatch.setattr(parallel, "_cores", lambda: 1)
+    return given

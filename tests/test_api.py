@@ -17,23 +17,9 @@ from bnlint.job import Job, TargetReport
 from bnlint.registry import RegistryError
 from bnlint.rule import Finding, Severity, engine_finding
 from bnlint.target import TargetError
+from tests.commands import OWN_RULE
 
 FINDING = Finding(code="XX101", name="own-rule", severity=Severity.WARNING, message="something is off", module_path="0")
-RULE = '''\
-from bnlint.rule import Phase, Rule, Severity
-
-
-class Own(Rule):
-    """A rule."""
-
-    code = "XX101"
-    name = "own-rule"
-    severity = Severity.WARNING
-    phase = Phase.MODULES
-
-    def check(self, model):
-        return iter(())
-'''
 Call = tuple[Job, Any]
 
 
@@ -41,7 +27,7 @@ Call = tuple[Job, Any]
 def rule_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text("")
-    (tmp_path / "own.py").write_text(RULE)
+    (tmp_path / "own.py").write_text(OWN_RULE)
     return [tmp_path / "own.py"]
 
 

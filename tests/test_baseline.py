@@ -5,32 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bnlint import parallel, worker
-from bnlint.cli import main
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, Location, Severity, engine_finding
+from tests.commands import OWN_RULE, Run
 
-RULE = '''\
-from bnlint.rule import Phase, Rule, Severity
-
-
-class Own(Rule):
-    """Finds what the test wants found."""
-
-    code = "XX101"
-    name = "own-rule"
-    severity = Severity.WARNING
-    phase = Phase.MODULES
-
-    def check(self, model):
-        return iter(())
-
+OTHER_RULE = '''
 
 class Other(Own):
     """Finds what the test wants found."""
@@ -39,7 +24,6 @@ class Other(Own):
     name = "other-rule"
 '''
 FILE = Path("bnlint-baseline.json")
-Run = Callable[..., tuple[int, str, str]]
 
 
 def finding(*modules: str, code: str = "XX101", line: int = 2) -> Finding:
@@ -59,12 +43,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("BNLINT_")]:
         monkeypatch.delenv(name)
-    (tmp_path / "own.py").write_text(RULE)
+    (tmp_path / "own.py").write_text(OWN_RULE + OTHER_RULE)
     (tmp_path / "bnlint.toml").write_text('rule-paths = ["own.py"]\ntargets = ["net.py:A", "net.py:B"]\n')
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Finding]]:
     """What is found in each target."""
     found = {"net.py:A": [finding("fc"), finding("conv1", "conv2", code="XX102")], "net.py:B": [finding("fc")]}
@@ -77,17 +61,6 @@ def model(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Finding]]:
     monkeypatch.setattr(worker, "check", check)
     monkeypatch.setattr(parallel, "_cores", lambda: 1)
     return found
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], model: dict[str, list[Finding]]) -> Run:
-    def call(*args: str) -> tuple[int, str, str]:
-        code = main(args)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return call
 
 
 def entries() -> list[tuple[str, str, str]]:

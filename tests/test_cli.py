@@ -6,38 +6,20 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bnlint import parallel, worker
+from bnlint import worker
 from bnlint.cli import main
 from bnlint.job import Job, TargetReport
 from bnlint.report import FORMATS
 from bnlint.rule import Finding, Location, Severity, engine_finding
+from tests.commands import OWN_RULE, Run
 
-RULE = '''\
-from bnlint.rule import Phase, Rule, Severity
-
-
-class Own(Rule):
-    """Finds what the test wants found.
-
-    Why it matters: it does not.
-    """
-
-    code = "XX101"
-    name = "own-rule"
-    severity = Severity.WARNING
-    phase = Phase.MODULES
-
-    limit: float = 2.5
-
-    def check(self, model):
-        return iter(())
-'''
+pytestmark = pytest.mark.usefixtures("jobs")
 FINDING = Finding(
     code="XX101",
     name="own-rule",
@@ -51,8 +33,6 @@ CRASHED = engine_finding("BN909", "XX101 own-rule raised KeyError: 1")
 BROKEN = engine_finding("BN903", "the forward pass raises RuntimeError: no")
 SEVERITIES = ("error", "warning", "info")
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -60,34 +40,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("NO_COLOR", "FORCE_COLOR", "CI", "PRE_COMMIT"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "net.py").write_text("import torch\nfc = 1\n")
-    (tmp_path / "own.py").write_text(RULE)
+    (tmp_path / "own.py").write_text(OWN_RULE)
     monkeypatch.setenv("BNLINT_RULE_PATHS", "own.py")
     return tmp_path
-
-
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
-    """The jobs the worker was given, one after the other; each is answered by one warning."""
-    given: list[Job] = []
-
-    def check(job: Job, **options: Any) -> TargetReport:
-        given.append(job)
-        return TargetReport(job.target, findings=[FINDING])
-
-    monkeypatch.setattr(worker, "check", check)
-    monkeypatch.setattr(parallel, "_cores", lambda: 1)
-    yield given
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], jobs: list[Job]) -> Run:
-    def call(*args: str) -> tuple[int, str, str]:
-        code = main(args)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return call
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, *findings: Finding, status: str = "ok") -> None:

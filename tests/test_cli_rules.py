@@ -8,55 +8,24 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bnlint import registry
-from bnlint.cli import main
 from bnlint.rule import ENGINE_CODES
+from tests.commands import OWN_RULE, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 0.2  # seconds
 BYTE_CODE = tempfile.mkdtemp(prefix="bnlint-bytecode-")  # pip compiles what it installs, so that is what people meet
-RULE = '''\
-from bnlint.rule import Phase, Rule, Severity
-
-
-class Own(Rule):
-    """Finds what the test wants found.
-
-    Why it matters: it does not.
-    """
-
-    code = "XX101"
-    name = "own-rule"
-    severity = Severity.WARNING
-    phase = Phase.MODULES
-
-    limit: float = 2.5
-
-    def check(self, model):
-        return iter(())
-'''
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(RULE)
+    (tmp_path / "own.py").write_text(OWN_RULE)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*args: str) -> tuple[int, str, str]:
-        code = main(args)
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 class TestRules:
@@ -121,7 +90,7 @@ class TestRules:
         assert not off.keys() & {"BN102", "BN901", "BN907"}
 
     def test_rules_in_preview(self, run: Run, project: Path) -> None:
-        text = RULE.replace("limit: float", 'state = State.PREVIEW\n    since = "0.2.0"\n\n    limit: float')
+        text = OWN_RULE.replace("limit: float", 'state = State.PREVIEW\n    since = "0.2.0"\n\n    limit: float')
         (project / "own.py").write_text(text.replace("import Phase, Rule", "import Phase, Rule, State"))
         for options, on in ((["--rule-path", "own.py"], "off"), (["--rule-path", "own.py", "--preview"], "on")):
             line = next(line for line in run("rules", *options)[1].splitlines() if line.startswith("XX101"))
@@ -139,7 +108,7 @@ class TestRules:
         assert run("rule", "timed-out")[:2] == run("rule", "BN905")[:2]
 
     def test_a_docstring_cannot_steer_the_terminal(self, run: Run, project: Path) -> None:
-        (project / "own.py").write_text(RULE.replace("Finds what", "Finds \\x1b[31m what"))
+        (project / "own.py").write_text(OWN_RULE.replace("Finds what", "Finds \\x1b[31m what"))
         for args in (["rules"], ["rule", "XX101"]):
             out = run(*args, "--rule-path", "own.py")[1]
             assert "\x1b" not in out
@@ -192,7 +161,7 @@ def test_light_commands_leave_torch_alone(project: Path, args: list[str]) -> Non
 
 def test_that_test_can_fail(project: Path) -> None:
     (project / "torch.py").write_text("")  # a stand-in: it takes the real one's place on the path
-    (project / "own.py").write_text("import torch\n" + RULE)
+    (project / "own.py").write_text("import torch\n" + OWN_RULE)
     assert "torch" in imported(project, "rules", "--rule-path", "own.py")
 
 
@@ -202,7 +171,7 @@ def test_light_commands_are_quick(project: Path, args: list[str]) -> None:
 
 
 def test_that_a_slow_command_is_noticed(project: Path) -> None:
-    (project / "own.py").write_text(f"import time\nwhile time.process_time() < {LIMIT} + 0.1: pass\n" + RULE)
+    (project / "own.py").write_text(f"import time\nwhile time.process_time() < {LIMIT} + 0.1: pass\n" + OWN_RULE)
     assert quickest(project, "rules", "--rule-path", "own.py") > LIMIT
 
 

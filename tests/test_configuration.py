@@ -7,21 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 
-from bnlint import parallel, worker
-from bnlint.cli import main
+from bnlint import worker
 from bnlint.config.globs import module_pattern, path_pattern
 from bnlint.config.schema import schema
 from bnlint.docgen import generated
 from bnlint.job import Job, TargetReport
 from bnlint.registry import load_rules
 from bnlint.rule import Finding, Location, Severity
+from tests.commands import Run
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,6 +62,7 @@ class New(Own):
     name = "new-rule"
     state = State.PREVIEW
 '''
+pytestmark = pytest.mark.usefixtures("jobs")
 FINDING = Finding(
     code="XX101",
     name="own-rule",
@@ -73,7 +72,6 @@ FINDING = Finding(
     modules=("backbone.conv1",),
     location=Location("models/net.py", 2, 1),
 )
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -85,30 +83,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "models" / "net.py").write_text("import torch\nfc = 1\n")
     (tmp_path / "own.py").write_text(RULE)
     return tmp_path
-
-
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    given: list[Job] = []
-
-    def check(job: Job, **options: Any) -> TargetReport:
-        given.append(job)
-        return TargetReport(job.target, findings=[FINDING])
-
-    monkeypatch.setattr(worker, "check", check)
-    monkeypatch.setattr(parallel, "_cores", lambda: 1)
-    return given
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], jobs: list[Job]) -> Run:
-    def call(*args: str) -> tuple[int, str, str]:
-        code = main(args)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return call
 
 
 def configure(text: str, file: str = "bnlint.toml") -> None:

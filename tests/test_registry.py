@@ -46,6 +46,15 @@ def write_rule(folder: Path, **changes: str) -> Path:
     return file
 
 
+def test_did_you_mean_looks_at_the_beginning() -> None:
+    assert registry.did_you_mean("BN1O1", ["BN611", "BN101", "BN901"]) == "; did you mean `BN101`?"
+    assert (
+        registry.did_you_mean("missing-nrom", ["missing-norm", "missing-activation"])
+        == "; did you mean `missing-norm`?"
+    )
+    assert registry.did_you_mean("zzz", ["BN101"]) == ""
+
+
 def test_the_code_or_name_of_a_removed_rule_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("XX101", "own-rule"):
         monkeypatch.setattr(registry, "REMOVED", {key: "was removed in 0.2.0"})

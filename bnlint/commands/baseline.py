@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import click
 from bnlint import baseline
 from bnlint.commands.check import checked
 from bnlint.commands.options import ENVIRONMENT, Command, checking, option, planned
-from bnlint.config import Plan
 from bnlint.config.files import shown_path
 from bnlint.job import Report
 from bnlint.registry import load_rules
@@ -33,39 +31,18 @@ def baseline_group() -> None:
 @checking
 @_quiet
 @click.pass_context
-def write(
-    ctx: click.Context,
-    /,
-    targets: tuple[str, ...],
-    configs: tuple[str, ...],
-    isolated: bool,
-    quiet: bool,
-    **options: Any,
-) -> int:
+def write(ctx: click.Context, /, **options: Any) -> int:
     """Checks the targets and writes what is found into the baseline; other targets and rules keep their entries."""
-    plan = planned(ctx, targets, configs, isolated)
-    file, _ = baseline.location(plan.config, options["baseline"])
-    return _update(plan, file, targets, quiet, add=True)
+    return _update(ctx, add=True, **options)
 
 
 @baseline_group.command(cls=Command, context_settings=ENVIRONMENT)
 @checking
 @_quiet
 @click.pass_context
-def prune(
-    ctx: click.Context,
-    /,
-    targets: tuple[str, ...],
-    configs: tuple[str, ...],
-    isolated: bool,
-    quiet: bool,
-    **options: Any,
-) -> int:
+def prune(ctx: click.Context, /, **options: Any) -> int:
     """Checks the targets and removes the entries that are not found any more; adds none."""
-    plan = planned(ctx, targets, configs, isolated)
-    file, _ = baseline.location(plan.config, options["baseline"])
-    baseline.read(file)
-    return _update(plan, file, targets, quiet, add=False)
+    return _update(ctx, add=False, **options)
 
 
 @baseline_group.command(cls=Command, context_settings=ENVIRONMENT)
@@ -88,8 +65,20 @@ def show(ctx: click.Context, /, configs: tuple[str, ...], **options: Any) -> int
     return 0
 
 
-def _update(plan: Plan, file: Path, targets: Sequence[str], quiet: bool, *, add: bool) -> int:
-    old = baseline.read(file) if file.exists() else baseline.Baseline(file, {})
+def _update(
+    ctx: click.Context,
+    /,
+    targets: tuple[str, ...],
+    configs: tuple[str, ...],
+    isolated: bool,
+    quiet: bool,
+    *,
+    add: bool,
+    **options: Any,
+) -> int:
+    plan = planned(ctx, targets, configs, isolated)
+    file, _ = baseline.location(plan.config, options["baseline"])
+    old = baseline.read(file) if file.exists() or not add else baseline.Baseline(file, {})
     report = checked(targets, plan, quiet)
     failed = [row.target for row in report.targets if row.status == "failed"]
     if failed or report.exit_code() == 2:
