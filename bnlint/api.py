@@ -48,6 +48,7 @@ def check(
     ignore: Iterable[str] = (),
     rule_paths: Iterable[str | PathLike[str]] = (),
     preview: bool = False,
+    meta: bool = False,
     static: bool = False,
     isolate: bool = True,
     cache: bool = True,
@@ -55,8 +56,8 @@ def check(
     """Checks a model, here, or a target such as `"path.py:Net"`, in a process of its own, and returns the report.
 
     `inputs` is a spec such as `"8x3x32x32"`, a list of specs, or, for a model, its arguments: a tensor, a tuple or a
-    dict. `weights`, `input_fn`, `batch`, `timeout`, `memory_limit`, `isolate` and `cache` concern only targets given
-    as text. Everything else means what the option of `bnlint check` means.
+    dict. `weights`, `input_fn`, `batch`, `timeout`, `memory_limit`, `meta`, `isolate` and `cache` concern only targets
+    given as text. Everything else means what the option of `bnlint check` means.
     """
     specs = (inputs,) if isinstance(inputs, str) else tuple(inputs) if _all_text(inputs) else ()
     settings = Settings(
@@ -76,6 +77,7 @@ def check(
         selections=(Selection(_texts(select) or None, ignore=_texts(ignore)),),
         preview=preview,
         rule_paths=_texts(rule_paths),
+        meta=meta,
         static=static,
         isolate=isolate,
         cache=cache,
@@ -202,7 +204,7 @@ def _discovered(path: Path, settings: Settings, on_stage: Event) -> tuple[list[s
     found = cache.models(job) if cache else None
     if found is None:
         files: list[str] = []
-        found = worker.discover(path, files=files, **_limits(settings, on_stage))
+        found = worker.discover(path, files=files, meta=settings.meta, **_limits(settings, on_stage))
         if cache:
             cache.keep_models(job, *found, files)
     return found

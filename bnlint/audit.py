@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bnlint.signal.predict import Prediction
 
 Emit = Callable[[str], None]
+NO_VALUES = "the model is on the meta device, where tensors have no values"
 
 
 def run(job: Job, emit: Emit) -> TargetReport:
@@ -37,7 +38,7 @@ def run(job: Job, emit: Emit) -> TargetReport:
 
     started = time.perf_counter()
     try:
-        built = build(parse(job.target), job.seed, emit, job.root)
+        built = build(parse(job.target), job.seed, emit, job.root, meta=job.meta)
         loaded = _loaded(built.model, job, emit)
     except BuildError as error:
         return TargetReport(job.target, "failed", device=job.device, findings=[_of(job, error.finding)])
@@ -167,7 +168,7 @@ class _Run:
         graph = audited.graph
         if graph is None or not any(rule.phase in (Phase.FORWARD, Phase.BACKWARD) for rule in self.rules):
             return
-        if self.job.static:
+        if self.job.static or not audited.has_values:
             return
         if not graph.runs:
             self.report.notes.append("probe skipped: the forward pass does not run")
@@ -207,6 +208,9 @@ class _Run:
             self.report.rules += 1
             self.report.rule_seconds[rule.code] = time.perf_counter() - started
         except Exception as error:
+            if not audited.has_values and "meta" in str(error):
+                self.report.skipped_rules.append({"code": rule.code, "reason": NO_VALUES})
+                return
             if self.job.debug:
                 raise
             message = f"{rule.code} {rule.name} raised {type(error).__name__}: {error}"
@@ -215,6 +219,8 @@ class _Run:
 
     def _cannot_run(self, rule: Rule, audited: AuditedModel) -> str | None:
         graph, phase = audited.graph, rule.phase
+        if rule.values and not audited.has_values:
+            return NO_VALUES
         if phase in (Phase.SOURCE, Phase.MODULES):
             return None
         if graph is None:
@@ -223,6 +229,8 @@ class _Run:
             return None
         if self.job.static:
             return "--static"
+        if not audited.has_values:
+            return NO_VALUES
         if not graph.runs:
             return "the forward pass does not run"
         if rule.explains_failure and audited.probe is not None and audited.probe.unsupported:
@@ -237,6 +245,8 @@ class _Run:
 
     def _unexplained(self, audited: AuditedModel) -> None:
         """A forward that fails for a reason no finding explains: the check did not happen."""
+        from bnlint.graph.fake import Unfollowable
+
         graph = audited.graph
         if graph is None:
             return
@@ -248,7 +258,7 @@ class _Run:
             fault, place = graph.error(failed[0]), audited.place(failed[0])
             assert fault is not None
             self._fail(_forward_failed(fault.kind, fault.message, place, nearest))
-        elif error is not None and not explained:
+        elif error is not None and not explained and not isinstance(error, Unfollowable):
             place = Place("", audited.resolve_call(graph.recording.error_call))
             self._fail(_forward_failed(type(error).__name__, str(error), place, nearest))
         elif nearest:

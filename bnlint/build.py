@@ -7,6 +7,7 @@ import inspect
 import random
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,10 @@ __all__ = ["BuildError", "Built", "build", "discover"]
 
 Emit = Callable[[str], None]
 _FUNCTION_INSTEAD = "for values that are not literals write a function that builds the model and check that function"
+_NO_META = (
+    "its constructor reads values, which do not exist there: work the number out in Python, or make that tensor with "
+    "`device='cpu'`; or leave --meta out"
+)
 
 
 @dataclass
@@ -40,10 +45,12 @@ class Built:
     unwritten: dict[str, int] = field(default_factory=dict)  # entries of a parameter that nothing wrote to, by name
 
 
-def build(target: Target, seed: int = 0, emit: Emit = lambda stage: None, root: str = "") -> Built:
+def build(
+    target: Target, seed: int = 0, emit: Emit = lambda stage: None, root: str = "", *, meta: bool = False
+) -> Built:
     """Imports the target's module and builds its model; raises BuildError (BN901, BN902).
 
-    A package is also looked for in the folder `root`.
+    A package is also looked for in the folder `root`. With `meta`, tensors that the constructors make have no memory.
     """
     with as_script(target), ConstructionLog() as log, marked_memory():
         emit("import")
@@ -51,12 +58,15 @@ def build(target: Target, seed: int = 0, emit: Emit = lambda stage: None, root: 
         module = load(target, root)
         emit("construct")
         _seed(seed)
-        model = _construct(_attribute(module, target), target)
+        with _made_on(meta):
+            model = _construct(_attribute(module, target), target, meta)
     name = target.attribute or type(model).__name__
     return Built(model, locate(model, log), module, name, take_marks(model))
 
 
-def discover(path: Path, seed: int = 0, emit: Emit = lambda stage: None) -> tuple[list[str], list[tuple[str, str]]]:
+def discover(
+    path: Path, seed: int = 0, emit: Emit = lambda stage: None, *, meta: bool = False
+) -> tuple[list[str], list[tuple[str, str]]]:
     """Targets for the file's models, and the classes left out with the reason: parts of others, or not buildable."""
     target = Target(path.as_posix(), path=path)
     with as_script(target):
@@ -71,7 +81,9 @@ def discover(path: Path, seed: int = 0, emit: Emit = lambda stage: None) -> tupl
             if reasons[name] is None:
                 _seed(seed)
                 try:
-                    for part in _parts(cls()):
+                    with _made_on(meta):
+                        model = cls()
+                    for part in _parts(model):
                         parts.setdefault(part, name)
                 except (Exception, SystemExit) as error:
                     if out_of_memory(error):
@@ -83,6 +95,10 @@ def discover(path: Path, seed: int = 0, emit: Emit = lambda stage: None) -> tupl
             reasons[name] = f"is a part of {whole}"
     targets = [f"{target.text}:{name}" for name, reason in reasons.items() if reason is None]
     return targets, [(name, reason) for name, reason in reasons.items() if reason is not None]
+
+
+def _made_on(meta: bool) -> Any:
+    return torch.device("meta") if meta else nullcontext()
 
 
 def _seed(seed: int) -> None:
@@ -121,11 +137,14 @@ def _missing_attribute(target: Target, holder: str, part: str, known: list[str])
     return failed("BN902", f"{owner} has no `{part}`", help=help)
 
 
-def _construct(found: Any, target: Target) -> nn.Module:
+def _construct(found: Any, target: Target, meta: bool) -> nn.Module:
     name = target.attribute
     if isinstance(found, nn.Module):
         if target.called:
             raise failed("BN902", f"`{name}` is a model already, not a class", help=f"write `{target.place}:{name}`")
+        if meta:
+            help = "name the class, or a function that builds the model, or leave --meta out"
+            raise failed("BN902", f"`{name}` is built when its file is imported, before --meta can act", help=help)
         return found
     is_class = isinstance(found, type)
     if (is_class and not issubclass(found, nn.Module)) or not callable(found):
@@ -143,6 +162,10 @@ def _construct(found: Any, target: Target) -> nn.Module:
     except BaseException as error:
         if out_of_memory(error):
             raise
+        if meta and "meta" in str(error).lower():
+            raise failed(
+                "BN902", f"`{target.text}` cannot be built with --meta: {said(error)}", error, help=_NO_META
+            ) from error
         what = "exits the program" if isinstance(error, SystemExit) else f"raises {said(error)}"
         raise failed("BN902", f"building `{target.text}` {what}", error) from error
     if not isinstance(model, nn.Module):

@@ -38,7 +38,7 @@ def discover(job: Job, emit: Emit, limit: int | None = None) -> tuple[list[str],
     """The models of a file, in this process; raises TargetFailed."""
     from bnlint import build
 
-    return _guarded(lambda emit: build.discover(Path(job.target), job.seed, emit), job, emit, limit)
+    return _guarded(lambda emit: build.discover(Path(job.target), job.seed, emit, meta=job.meta), job, emit, limit)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ class Job:
     autocast: str | None = None
     mode: str = "train"
     weights: str | None = None  # a file with values for the parameters and buffers
+    meta: bool = False  # build the model on the meta device
     static: bool = False
     select: tuple[str, ...] = ()  # resolved rule codes; empty means all
     rule_paths: tuple[str, ...] = ()

@@ -124,6 +124,7 @@ class Rule:
     phase: ClassVar[Phase]
     passes: ClassVar[frozenset[Pass]] = frozenset()
     explains_failure: ClassVar[bool] = False  # also runs where the probe met an op that the device or dtype lacks
+    values: ClassVar[bool] = False  # reads values of parameters or buffers, which `--meta` does not make
     state: ClassVar[State] = State.STABLE
     since: ClassVar[str] = "0.1.0"  # the version that brought the rule, or put it into this state
 

@@ -16,6 +16,8 @@ CHOSEN = frozenset({"--static"})  # reasons that are a person's own choice
 
 def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -> Finding | None:
     """One finding for all that was left out against the person's will; None when everything asked for was done."""
+    from bnlint.graph.fake import Unfollowable
+
     graph = audited.graph
     if graph is None:
         return None
@@ -26,7 +28,8 @@ def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -
     recording = graph.recording
     parts, place = [], Place("")
     if recording.error is not None:
-        parts.append(f"the forward pass ends after {graph.op_count} ops and what comes after was not followed")
+        why = f": {recording.error.reason}" if isinstance(recording.error, Unfollowable) else ""
+        parts.append(f"the forward pass ends after {graph.op_count} ops and what comes after was not followed{why}")
         place = Place("", audited.resolve_call(recording.error_call))
     elif recording.errors:
         place = replace(audited.place(recording.errors[0]), node=None)

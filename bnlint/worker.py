@@ -85,12 +85,13 @@ def discover(
     on_stage: Callable[[str, str], None] | None = None,
     isolate: bool = True,
     files: list[str] | None = None,
+    meta: bool = False,
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """The targets of a file without a name, and (class, reason) for those left out; raises TargetFailed.
 
     `files` is filled with the user's files that were read.
     """
-    job = Job(path.as_posix())
+    job = Job(path.as_posix(), meta=meta)
 
     def emit(stage: str) -> None:
         if on_stage is not None:

@@ -90,6 +90,7 @@ _CHECKING = (
     option("Run", "--autocast", metavar="NAME", help=f"Run the probe under torch.autocast: {' or '.join(HALVES)}."),
     option("Run", "--mode", type=click.Choice(MODES), default="train", show_default=True, help="Mode of the model."),
     option("Run", "--weights", metavar="FILE", help="Check the model with these: a state dict, .pt or .safetensors."),
+    option("Run", "--meta/--no-meta", help="Build the model without memory for its values, whatever its size."),
     option("Run", "--static/--no-static", help="Stop before the model runs on data: only modules and graph."),
     option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
     option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),

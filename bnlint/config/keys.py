@@ -118,6 +118,7 @@ RUN_KEYS = (  # of the whole configuration, and of one target
     Key("batch-size", POSITIVE_WHOLE, "Samples in the batch when no input says it."),
     Key("timeout", POSITIVE, "Seconds for each target.", 120.0),
     Key("memory-limit", SIZE, "Memory a target may use; Linux only."),
+    Key("meta", FLAG, "Build the model without memory for its values; nothing then runs on data.", False),
     Key("static", FLAG, "Stop before the model runs on data.", False),
     Key("select", TEXTS, "Rules to run: codes, prefixes (BN2), names, families or ALL.", ["ALL"]),
     Key("extend-select", TEXTS, "Rules to run besides those.", []),

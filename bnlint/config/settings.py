@@ -65,6 +65,7 @@ class Settings:
     cache: bool = True
     cache_dir: str | None = None  # the user's own when there is none
     root: str = ""  # the configuration's folder, where patterns and packages start
+    meta: bool = False
     static: bool = False
     isolate: bool = True
     debug: bool = False
@@ -90,6 +91,7 @@ class Settings:
             autocast=self.autocast,
             mode=self.mode,
             weights=self.weights,
+            meta=self.meta,
             static=self.static,
             select=tuple(codes),
             rule_paths=self.rule_paths,

@@ -13,12 +13,14 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensor,
+    FakeTensorConverter,
     FakeTensorMode,
     UnsupportedOperatorException,
 )
 
 from bnlint.graph.frames import Call
 
+_CPU = torch.device("cpu")
 _CANNOT_FAKE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
@@ -30,8 +32,23 @@ class Unfollowable(Exception):
         self.reason, self.call = reason, call
 
 
+class _Converter(FakeTensorConverter):
+    """Takes a tensor on the meta device, where a model of any size fits, for one of the CPU, where the inputs are."""
+
+    def from_real_tensor(self, *args: Any, **kwargs: Any) -> Any:
+        """The fake tensor for one that is not."""
+        fake = super().from_real_tensor(*args, **kwargs)
+        if isinstance(fake, FakeTensor) and fake.fake_device.type == "meta":
+            fake.fake_device = _CPU
+        return fake
+
+
 class FakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """torch's, with the shapes of a batch norm at hand: its own way there is a hundred small ops, in every norm."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.fake_tensor_converter = _Converter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs one op on fake tensors."""
@@ -97,8 +114,9 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     if not _is_plain(tensor):
         return mode.from_tensor(tensor, static_shapes=True)
+    device = _CPU if tensor.is_meta else tensor.device
     with mode:
-        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     fake._is_param = isinstance(tensor, nn.Parameter)
     return fake.requires_grad_(tensor.requires_grad)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from bnlint.graph.fake import Unfollowable
 from bnlint.graph.frames import Call, resolve
+from bnlint.graph.names import holds_values
 from bnlint.graph.record import record
 from bnlint.graph.recording import Recording
 from bnlint.graph.untouched import untouched
@@ -18,6 +19,9 @@ def follow(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch_axes: Sequence[int | None] = ()
 ) -> tuple[Recording, str | None]:
     """The recording, and why it had to be made on real tensors: None when it was not."""
+    if not holds_values(model):
+        with untouched(model):
+            return record(model, args, kwargs, partial=True, batch_axes=batch_axes), None
     try:
         with untouched(model):
             recording = record(model, args, kwargs, batch_axes=batch_axes)

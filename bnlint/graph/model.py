@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from bnlint.graph.frames import Call, resolve
-from bnlint.graph.names import held_outside
+from bnlint.graph.names import held_outside, holds_values
 from bnlint.graph.queries import Graph
 from bnlint.graph.recording import ModuleCall
 from bnlint.rule import Location, Place, Variant
@@ -78,6 +78,11 @@ class AuditedModel:
         """Which scheme every parameter follows, and whether the model was trained."""
         assert self.look is not None
         return self.look()
+
+    @cached_property
+    def has_values(self) -> bool:
+        """False for a model on the meta device, whose parameters and buffers have shapes and nothing else."""
+        return holds_values(self.module)
 
     @cached_property
     def outside(self) -> dict[str, nn.Module]:

@@ -30,6 +30,11 @@ def parameters_of(module: nn.Module) -> list[nn.Parameter]:
     return list(nn.Module.parameters(module))
 
 
+def holds_values(module: nn.Module) -> bool:
+    """False when a parameter or buffer is on the meta device."""
+    return not any(tensor.is_meta for tensor in (*parameters_of(module), *module.buffers()))
+
+
 def join(path: str, name: str) -> str:
     """`a.b`, or `b` below the root."""
     return f"{path}.{name}" if path else name

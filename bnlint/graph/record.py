@@ -30,14 +30,16 @@ def record(
     *,
     fake: bool = True,
     repair: bool = True,
+    partial: bool = False,
     observer: Observer | None = None,
     batch_axes: Sequence[int | None] = (),
 ) -> Recording:
     """Records `model(*args, **kwargs)`; the model's parameters and buffers are never written to when `fake`.
 
     `batch_axes` says for every tensor of `(args, kwargs)` which axis is the batch; without it the first one is.
-    Raises Unfollowable when fake tensors cannot follow the model. Any other exception that ends the run is kept in
-    `Recording.error`, with the graph up to there. The caller restores attributes and modes (`untouched`).
+    Raises Unfollowable when fake tensors cannot follow the model, unless `partial`. Any other exception that ends the
+    run is kept in `Recording.error`, with the graph up to there. The caller restores attributes and modes
+    (`untouched`).
     """
     kwargs = dict(kwargs or {})
     with ExitStack() as stack:
@@ -60,8 +62,10 @@ def record(
             with recorder:
                 recording.output = model(*args, **kwargs)
                 recorder.finish(recording.output)
-        except Unfollowable:
-            raise
+        except Unfollowable as stop:
+            if not partial:
+                raise
+            recording.error, recording.error_call = stop, stop.call
         except (Exception, SystemExit) as error:
             if out_of_memory(error):
                 raise

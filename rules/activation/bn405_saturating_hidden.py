@@ -72,6 +72,7 @@ class SaturatingHidden(Rule):
     name = "saturating-hidden"
     severity = Severity.INFO
     phase = Phase.GRAPH
+    values = True
 
     min_layers: int = 4  # this many hidden layers are reported
     tanh_variance: float = 4.0  # a tanh counts when its layer makes this variance from unit inputs

@@ -76,6 +76,7 @@ class UnscaledAttention(Rule):
     name = "unscaled-attention"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     min_head_size: int = 16  # shorter vectors are not reported
     max_logit_std: float = 4.0  # a larger standard deviation of the scores is a warning

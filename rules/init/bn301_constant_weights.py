@@ -67,6 +67,7 @@ class ConstantWeights(Rule):
     name = "constant-weights"
     severity = Severity.ERROR
     phase = Phase.GRAPH
+    values = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at every trained hidden conv or linear weight with more than one unit."""

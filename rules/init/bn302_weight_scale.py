@@ -97,6 +97,7 @@ class WeightScale(Rule):
     name = "weight-scale"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     max_factor: float = 2.7  # per layer, of the second moment, in either direction
     min_layers: int = 4  # weight layers in the row, the output layer among them

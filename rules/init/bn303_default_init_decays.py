@@ -73,6 +73,7 @@ class DefaultInitDecays(Rule):
     name = "default-init-decays"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     min_layers: int = 6  # weight layers in the row, the output layer among them
     warn_below: float = 0.05  # what the row leaves of the spread across samples

@@ -79,6 +79,7 @@ class UnappliedInit(Rule):
     name = "unapplied-init"
     severity = Severity.INFO
     phase = Phase.MODULES
+    values = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Reads the methods of the user's classes, and then the weights of their instances."""

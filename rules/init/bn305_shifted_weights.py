@@ -74,6 +74,7 @@ class ShiftedWeights(Rule):
     name = "shifted-weights"
     severity = Severity.WARNING
     phase = Phase.MODULES
+    values = True
 
     max_shift: float = 0.5  # |mean| / std
     errors: float = 4.0  # standard errors of the mean beyond that limit

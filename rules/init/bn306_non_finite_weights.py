@@ -68,6 +68,7 @@ class NonFiniteWeights(Rule):
     name = "non-finite-weights"
     severity = Severity.ERROR
     phase = Phase.MODULES
+    values = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at every parameter and buffer that has values."""

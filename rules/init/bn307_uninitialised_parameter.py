@@ -61,6 +61,7 @@ class UninitialisedParameter(Rule):
     name = "uninitialised-parameter"
     severity = Severity.ERROR
     phase = Phase.GRAPH
+    values = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Takes the parameters in which torch's mark was found when the model was built."""

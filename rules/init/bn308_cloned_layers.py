@@ -76,6 +76,7 @@ class ClonedLayers(Rule):
     name = "cloned-layers"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the random weights that train, and groups equal ones by the modules that hold them."""

@@ -76,6 +76,7 @@ class DuplicateUnits(Rule):
     name = "duplicate-units"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the rows of every hidden weight, with their biases."""

@@ -68,6 +68,7 @@ class LargeBias(Rule):
     name = "large-bias"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     max_ratio: float = 3.0  # root mean square of the biases over that of the weighted sum
 

@@ -83,6 +83,7 @@ class UnscaledResidual(Rule):
     name = "unscaled-residual"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     min_growth: float = 1.5  # of the variance, on average for each block
     min_blocks: int = 4

@@ -71,6 +71,7 @@ class LargeOutputLayer(Rule):
     name = "large-output-layer"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     max_std: float = 3.0  # of the logits, over samples and classes
 

@@ -72,6 +72,7 @@ class WrongFan(Rule):
     name = "wrong-fan"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     max_factor: float = 8.0  # between the two fans, in either direction
 

@@ -78,6 +78,7 @@ class GainMismatch(Rule):
     name = "gain-mismatch"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     min_factor: float = 1.25  # of the second moment per layer, from which on a scheme does not fit
     max_factor: float = 2.7  # beyond it BN302 speaks

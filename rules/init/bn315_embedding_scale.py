@@ -68,6 +68,7 @@ class EmbeddingScale(Rule):
     name = "embedding-scale"
     severity = Severity.INFO
     phase = Phase.GRAPH
+    values = True
 
     max_std: float = 3.0  # of the logits
 

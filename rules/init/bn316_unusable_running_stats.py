@@ -65,6 +65,7 @@ class UnusableRunningStats(Rule):
     name = "unusable-running-stats"
     severity = Severity.WARNING
     phase = Phase.MODULES
+    values = True
 
     max_variance: float = 1e6
     max_dead: float = 0.5  # of the channels with a variance of zero

@@ -81,6 +81,7 @@ class MissingNorm(Rule):
     name = "missing-norm"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     min_layers: int = 6  # weight layers in a row, the output layer among them
     warn_below: float = 0.05  # what may be left of the spread across samples

@@ -81,6 +81,7 @@ class NormScaleInit(Rule):
     name = "norm-scale-init"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    values = True
 
     min_scale: float = 0.1
     max_shift: float = 0.5
