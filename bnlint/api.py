@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,23 @@ def check_targets(
     )
     report.rule_paths = plan.default.rule_paths
     return report
+
+
+def layers(text: str, plan: Plan, on_stage: Event = _ignore) -> TargetReport:
+    """How every layer of one model starts out, and a function that would initialise it."""
+    from bnlint import worker
+
+    row = plan.checks(text)[0]
+    try:
+        checks, skipped = _models(row, plan, on_stage)
+    except worker.TargetFailed as failure:
+        return failure.report
+    if len(checks) != 1:
+        names = [check.target for check in checks] or [f"{row.target}:{name} ({why})" for name, why in skipped]
+        raise ConfigError(f"`{text}` names {len(checks)} models; name one of: {', '.join(names) or 'it has none'}")
+    settings = checks[0].settings
+    job = replace(settings.job(checks[0].target, ()), layers=True)
+    return worker.check(job, **_limits(settings, on_stage))
 
 
 def wanted(targets: Sequence[str], plan: Plan) -> list[Check]:

@@ -108,6 +108,7 @@ class _Run:
         with self._stage("rules"):
             for rule in self.rules:
                 self._check(rule, audited)
+        self._layers(audited)
         self._unexplained(audited)
         self._untraced(audited)
         self.report.classes = audited.source.classes()
@@ -127,7 +128,7 @@ class _Run:
         from bnlint.graph.lazy import materialised
         from bnlint.inputs import InputError, from_values, resolve
 
-        if all(rule.phase in (Phase.SOURCE, Phase.MODULES) for rule in self.rules):
+        if not self.job.layers and all(rule.phase in (Phase.SOURCE, Phase.MODULES) for rule in self.rules):
             return None
         try:
             with self._stage("inputs"):
@@ -166,7 +167,8 @@ class _Run:
 
     def _probe(self, audited: AuditedModel, given: Inputs) -> None:
         graph = audited.graph
-        if graph is None or not any(rule.phase in (Phase.FORWARD, Phase.BACKWARD) for rule in self.rules):
+        measuring = any(rule.phase in (Phase.FORWARD, Phase.BACKWARD) for rule in self.rules)
+        if graph is None or not (measuring or self.job.layers):
             return
         if self.job.static or not audited.has_values:
             return
@@ -196,6 +198,17 @@ class _Run:
         if audited.probe.failed:
             self.report.notes.append(f"probe stopped: {audited.probe.failed}")
         self.report.notes += audited.probe.notes
+
+    def _layers(self, audited: AuditedModel) -> None:
+        if not self.job.layers or audited.graph is None:
+            return
+        from bnlint.signal.initial import Initials, described
+        from bnlint.signal.suggest import suggestion
+
+        initials = Initials(audited)
+        rows = list(initials)
+        self.report.layers = [described(audited, row) for row in rows]
+        self.report.suggestion = suggestion(audited, initials, rows)
 
     def _check(self, rule: Rule, audited: AuditedModel) -> None:
         reason = self._cannot_run(rule, audited)
@@ -305,6 +318,8 @@ def _loaded(model: nn.Module, job: Job, emit: Emit) -> list[str]:
 
 
 def _selected(job: Job) -> dict[str, type[Rule]]:
+    if job.layers:
+        return {}
     return {code: rule for code, rule in load_rules(job.rule_paths).items() if not job.select or code in job.select}
 
 

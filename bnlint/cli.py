@@ -15,7 +15,8 @@ import bnlint
 from bnlint.commands.baseline import baseline_group
 from bnlint.commands.check import check
 from bnlint.commands.clean import clean as clean_command
-from bnlint.commands.init import init_config
+from bnlint.commands.init import init
+from bnlint.commands.init_config import init_config
 from bnlint.commands.rules import rule, rules, version_command
 from bnlint.config import ConfigError
 from bnlint.registry import RegistryError
@@ -70,5 +71,5 @@ def cli() -> None:
     """
 
 
-for _command in (check, baseline_group, init_config, clean_command, rules, rule, version_command):
+for _command in (check, baseline_group, init, init_config, clean_command, rules, rule, version_command):
     cli.add_command(_command)

@@ -29,6 +29,7 @@ class Job:
     weights: str | None = None  # a file with values for the parameters and buffers
     meta: bool = False  # build the model on the meta device
     static: bool = False
+    layers: bool = False  # describe every layer's weights instead of running rules
     select: tuple[str, ...] = ()  # resolved rule codes; empty means all
     rule_paths: tuple[str, ...] = ()
     rule_options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -68,6 +69,8 @@ class TargetReport:
     files: list[str] = field(default_factory=list)  # of the user's, that the check read
     cached: bool = False  # whether this is the answer of an earlier run
     findings: list[Finding] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)  # for a job that asks for them
+    suggestion: str = ""  # the text of a function that initialises the model
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, findings included, as JSON values (the pipe's form, not the report's)."""

@@ -77,8 +77,7 @@ _CONFIGURING = (
     option("Configuration", "--config", "configs", multiple=True, metavar="FILE|KEY=VALUE", help="File or setting."),
     option("Configuration", "--isolated", is_flag=True, help="Read no configuration file."),
 )
-_CHECKING = (
-    click.argument("targets", nargs=-1),
+_RUNNING = (
     option("Input", "--input", "inputs", multiple=True, metavar="SPEC", help="8x3x32x32, int64[8,9]<100, name=SPEC."),
     option("Input", "--input-fn", metavar="FILE:FUNCTION", help="Function that returns a tensor, a tuple or a dict."),
     option("Input", "--batch", metavar="FILE", help="Real data: file.py:loader, or a .pt, .npz or .safetensors file."),
@@ -94,20 +93,29 @@ _CHECKING = (
     option("Run", "--static/--no-static", help="Stop before the model runs on data: only modules and graph."),
     option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
     option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),
+    option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
+    option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint."),
+)
+_CHECKING = (
+    click.argument("targets", nargs=-1),
+    *_RUNNING,
     option("Run", "--cache/--no-cache", default=True, help="Answer for unchanged targets from earlier runs (default)."),
     option("Run", "--cache-dir", metavar="FOLDER", help="Where these answers are; default: the user's cache folder."),
-    option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
     *_SELECTING,
     option("Rules", "--inline-ignores/--no-inline-ignores", default=True, help="Heed comments (default)."),
     *_CONFIGURING,
     option("Configuration", "--baseline", metavar="FILE", help="Known findings; default: bnlint-baseline.json."),
-    option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint."),
 )
 
 
 def checking(function: _Function) -> _Function:
     """Gives a command the targets and the options of a check, for `planned`."""
     return _with(_CHECKING, function)
+
+
+def running(function: _Function) -> _Function:
+    """Gives a command the options of running one model, for `planned`."""
+    return _with((*_RUNNING, *_CONFIGURING), function)
 
 
 def selecting(function: _Function) -> _Function:
