@@ -94,8 +94,8 @@ _RUNNING = (
     option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
     option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),
     option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
-    option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint."),
 )
+_DEBUG = option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint.")
 _CHECKING = (
     click.argument("targets", nargs=-1),
     *_RUNNING,
@@ -105,6 +105,7 @@ _CHECKING = (
     option("Rules", "--inline-ignores/--no-inline-ignores", default=True, help="Heed comments (default)."),
     *_CONFIGURING,
     option("Configuration", "--baseline", metavar="FILE", help="Known findings; default: bnlint-baseline.json."),
+    _DEBUG,
 )
 
 
@@ -115,7 +116,7 @@ def checking(function: _Function) -> _Function:
 
 def running(function: _Function) -> _Function:
     """Gives a command the options of running one model, for `planned`."""
-    return _with((*_RUNNING, *_CONFIGURING), function)
+    return _with((*_RUNNING, *_CONFIGURING, _DEBUG), function)
 
 
 def selecting(function: _Function) -> _Function:
