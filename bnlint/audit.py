@@ -177,6 +177,7 @@ class _Run:
             return
         from bnlint.graph.untouched import untouched
         from bnlint.signal.probe import probe
+        from bnlint.signal.profile import profile
 
         backward = any(rule.phase is Phase.BACKWARD for rule in self.rules)
         passes = frozenset(wanted for rule in self.rules for wanted in rule.passes)
@@ -197,6 +198,8 @@ class _Run:
         self.report.device = audited.probe.device
         if audited.probe.failed:
             self.report.notes.append(f"probe stopped: {audited.probe.failed}")
+        else:
+            self.report.profile = profile(audited)
         self.report.notes += audited.probe.notes
 
     def _layers(self, audited: AuditedModel) -> None:

@@ -63,6 +63,7 @@ class TargetReport:
     rule_seconds: dict[str, float] = field(default_factory=dict)  # by code
     skipped_rules: list[dict[str, str]] = field(default_factory=list)  # code, reason
     notes: list[str] = field(default_factory=list)  # short facts for people: "probe skipped: …"
+    profile: list[dict[str, Any]] = field(default_factory=list)  # the signal by depth: name, kind, spread, gradient
     rules: int = 0  # how many rules ran
     ran: list[str] = field(default_factory=list)  # their codes
     classes: dict[str, list[int]] = field(default_factory=dict)  # lines of the classes it is built of, by file

@@ -13,7 +13,7 @@ from bnlint import api
 from bnlint.baseline import Baseline, in_use
 from bnlint.changed import concerned
 from bnlint.commands.options import ENVIRONMENT, Command, checking, given, option, planned
-from bnlint.commands.outputs import Output, checked_outputs, parse_outputs, write_outputs
+from bnlint.commands.outputs import Output, checked_outputs, draw, parse_outputs, plot_file, write_outputs
 from bnlint.commands.show import shown_settings, shown_targets
 from bnlint.config import Check, Plan
 from bnlint.job import Report
@@ -50,6 +50,14 @@ from bnlint.rule import Severity
     show_default=True,
     help="Colour; auto heeds NO_COLOR, FORCE_COLOR and the terminal.",
 )
+@option(
+    "Output",
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=plot_file,
+    metavar="FILE",
+    help="Draw the signal by depth into an .svg or .png file (needs matplotlib).",
+)
 @option("Output", "--show-suppressed", is_flag=True, help="Also what comments and the configuration silence.")
 @option("Output", "--statistics", is_flag=True, help="How often each rule found something, not where.")
 @option("Output", "--timings", is_flag=True, help="Also time per stage and of the slowest rules.")
@@ -75,6 +83,7 @@ def check(
     baseline: str | None,
     no_baseline: bool,
     show_suppressed: bool,
+    plot: Path | None,
     changed: bool,
     jobs: int | None,
     show_settings: bool,
@@ -101,6 +110,8 @@ def check(
     report = checked(targets, plan, quiet, known, only, jobs)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, timings, show_suppressed)
     write_outputs(report, reports, look, color)
+    if plot is not None:
+        draw(report, plot)
     code = report.exit_code(Severity(fail_on))
     return 0 if code == 1 and exit_zero else code
 

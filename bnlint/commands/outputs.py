@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,29 @@ def write_outputs(report: Report, outputs: Sequence[Output], look: Look, color: 
             put(render(report, row.format, look), sys.stdout, color=look.color)
     if any(row.format == "github" for row in outputs):
         _summarise(report)
+
+
+def plot_file(ctx: click.Context, param: click.Parameter, file: Path | None) -> Path | None:
+    """The file of `--plot`, when it can be written, before anything is checked."""
+    if file is None:
+        return None
+    if file.suffix not in (".svg", ".png"):
+        raise click.BadParameter(f"`{file}` is neither an .svg nor a .png file")
+    if not file.parent.is_dir():
+        raise click.BadParameter(f"`{file}` cannot be written: there is no folder `{file.parent}`")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError('--plot needs matplotlib; install it: `pip install "bnlint[plot]"`')
+    return file
+
+
+def draw(report: Report, file: Path) -> None:
+    """Writes the picture of `--plot`."""
+    from bnlint.report.plot import plot
+
+    try:
+        plot(report, file)
+    except OSError as error:
+        raise click.UsageError(f"cannot write `{file}`: {error.strerror}") from error
 
 
 def _summarise(report: Report) -> None:

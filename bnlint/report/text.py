@@ -134,7 +134,7 @@ def summary(target: TargetReport, look: Look) -> list[str]:
     facts = "; ".join(filter(None, (quiet, _inputs(target.input), _numbers(target))))
     lines = [head + (f" ({facts})" if facts else "")]
     lines += [f"  {clean(note)}" for note in target.notes]
-    return lines + (_details(target) if look.verbose else []) + (_timings(target) if look.timings else [])
+    return lines + (_details(target, look) if look.verbose else []) + (_timings(target) if look.timings else [])
 
 
 def total(report: Report) -> list[str]:
@@ -173,15 +173,18 @@ def _numbers(target: TargetReport) -> str:
     return ", ".join(parts)
 
 
-def _details(target: TargetReport) -> list[str]:
-    """What `-v` adds: parameters, time per stage, and the rules that did not run."""
+def _details(target: TargetReport, look: Look) -> list[str]:
+    """What `-v` adds: parameters, time per stage, the rules that did not run, and the signal by depth."""
+    from bnlint.report.profile import profile_lines
+
     lines = [f"  {target.parameters:,} parameters"] if target.parameters else []
     if target.seconds:
         lines.append("  " + ", ".join(f"{clean(stage)} {s:.2f} s" for stage, s in target.seconds.items()))
     reasons: dict[str, list[str]] = {}
     for row in target.skipped_rules:
         reasons.setdefault(row["reason"], []).append(row["code"])
-    return lines + [clean(f"  skipped {', '.join(codes)}: {reason}") for reason, codes in reasons.items()]
+    lines += [clean(f"  skipped {', '.join(codes)}: {reason}") for reason, codes in reasons.items()]
+    return lines + profile_lines(target.profile, look.width)
 
 
 def _timings(target: TargetReport) -> list[str]:
