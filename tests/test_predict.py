@@ -420,3 +420,19 @@ def test_every_zoo_model_has_a_prediction(entry: Entry) -> None:
         found = Prediction(graph, model)
     layers = [n for n in graph.of_kind(*WEIGHT_LAYERS) if graph.weight(n) is not None]
     assert all((found.spread(n) or 0) >= 0 and n.name in found.stats for n in layers)
+
+
+@pytest.mark.parametrize(("activation", "stride"), [(nn.SiLU, 1), (nn.ReLU, 1), (nn.SiLU, 2), (nn.ReLU, 2)])
+def test_depthwise_neighbours_share_large_inputs(activation: Callable[[], nn.Module], stride: int) -> None:
+    """Heavy tails before a depthwise conv make its neighbours alike, and that outlives pooling and striding."""
+    torch.manual_seed(5)
+
+    def depthwise(stride: int = 1) -> list[nn.Module]:
+        conv = nn.Conv2d(512, 512, 5, stride, padding=2, groups=512, padding_mode="circular", bias=False)
+        return [conv, nn.BatchNorm2d(512), activation()]
+
+    layers = nn.Conv2d(32, 512, 1), nn.BatchNorm2d(512), activation(), *depthwise(), nn.Conv2d(512, 512, 1)
+    end = nn.BatchNorm2d(512), activation(), *depthwise(stride), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    net = nn.Sequential(*layers, *end)
+    expected, measured = last(net, torch.randn(32, 32, 16, 16, generator=torch.Generator().manual_seed(2)))
+    assert expected.spread == pytest.approx(measured.spread, rel=0.06)

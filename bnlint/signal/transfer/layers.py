@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from bnlint.graph.ops import Kind, argument
 from bnlint.signal.transfer.base import Unknown, data, transfer
-from bnlint.signal.value import MOST, Value, collapsed, gaussian, settled, uniform
+from bnlint.signal.value import MOST, WEIGHTS, Value, collapsed, gaussian, settled, uniform
 
 if TYPE_CHECKING:
     from bnlint.signal.predict import Walk
@@ -109,9 +109,8 @@ def convolution(walk: Walk, node: fx.Node) -> Value:
     inherited, noise = float(total.mean()) * value.fixed, made.noise
     made.fixed = (inherited + float(born.mean())) / noise if noise > 0 else 0.0
     steps = math.prod(form.stride)
-    shared = 1.0 - steps / weight[0, 0].numel()  # the share of taps that the next position shares
-    made.area = max(1.0, value.area / steps) if not form.transposed else value.area
-    made.ripple = value.area * max(float(shared), 0.0) * form.groups / channels
+    made.area = 1 + (value.area - 1) / (1 if form.transposed else steps)
+    made.ripple = (1 + _excess_kurtosis(value) / 2) * _shared(weight, form)
     walk.scale(node, node.all_input_nodes[0], _power(weight) * weight.numel() / shape[1] * float(reached.mean()))
     return made
 
@@ -159,6 +158,28 @@ def _taps(outputs: int, inputs: int, kernel: int, form: _Form, d: int) -> torch.
         return torch.ones(outputs, kernel, dtype=torch.bool)
     reached = where * stride - padding + tap * dilation
     return (reached >= 0) & (reached < inputs)
+
+
+def _shared(weight: torch.Tensor, form: _Form) -> float:
+    """The expected sum of squares of the correlations that shared inputs give an output's neighbours.
+
+    For random weights of n terms it is the number of pairs of different taps that meet on one input, over n (n + 2).
+    """
+    kernel = weight.shape[2:]
+    terms = math.prod(kernel) * weight.shape[0 if form.transposed else 1] / (form.groups if form.transposed else 1)
+    pairs = 1
+    for size, stride, dilation in zip(kernel, form.stride, form.dilation, strict=True):
+        step = 1 if form.transposed else stride // math.gcd(stride, dilation)
+        pairs *= sum((1 if lag == 0 else 2) * (size - lag) for lag in range(0, size, step))
+    channels = terms / math.prod(kernel)
+    return channels * (pairs - math.prod(kernel)) / (terms * (terms + 2))
+
+
+def _excess_kurtosis(value: Value) -> float:
+    """Of the features' distributions: heavy tails make neighbours that share few inputs large at the same time."""
+    fourth = torch.tensordot(WEIGHTS, (value.grid - value.mean).pow(4), dims=1).mean()
+    spread = value.variance.square().mean()
+    return float(fourth / spread) - 3 if spread > 0 else 0.0
 
 
 def _outer(rows: list[torch.Tensor]) -> torch.Tensor:
