@@ -16,6 +16,7 @@ from bnlint.grouping import grouped
 from bnlint.job import Job, TargetReport, sort_findings
 from bnlint.registry import load_rules
 from bnlint.rule import Finding, Phase, Place, Rule, Severity, engine_finding
+from bnlint.untraced import TRAINED
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -237,6 +238,8 @@ class _Run:
         graph, phase = audited.graph, rule.phase
         if rule.values and not audited.has_values:
             return NO_VALUES
+        if rule.at_init and self.job.weights is not None and self.job.mode == "eval":
+            return TRAINED
         if phase in (Phase.SOURCE, Phase.MODULES):
             return None
         if graph is None:

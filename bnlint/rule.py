@@ -123,6 +123,7 @@ class Rule:
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
     passes: ClassVar[frozenset[Pass]] = frozenset()
+    at_init: ClassVar[bool] = False  # only makes sense at the start of training: not for trained weights in eval mode
     explains_failure: ClassVar[bool] = False  # also runs where the probe met an op that the device or dtype lacks
     values: ClassVar[bool] = False  # reads values of parameters or buffers, which `--meta` does not make
     state: ClassVar[State] = State.STABLE

@@ -11,7 +11,8 @@ from bnlint.rule import Finding, Place, engine_finding
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
 
-CHOSEN = frozenset({"--static"})  # reasons that are a person's own choice
+TRAINED = "trained weights in eval mode: it is about the start of training"
+CHOSEN = frozenset({"--static", TRAINED})  # reasons that are a person's own choice
 
 
 def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -> Finding | None:

@@ -76,6 +76,7 @@ class SignalCollapse(Rule):
     name = "signal-collapse"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     min_layers: int = 4  # how many layers after the first must take part
     warn_below: float = 0.05  # what may be left of the spread

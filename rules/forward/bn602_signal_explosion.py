@@ -87,6 +87,7 @@ class SignalExplosion(Rule):
     name = "signal-explosion"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     min_layers: int = 4  # how many layers after the first must take part
     warn_above: float = 20.0  # how many times the spread may grow

@@ -73,6 +73,7 @@ class DeadUnits(Rule):
     name = "dead-units"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     warn_above: float = 0.1  # share of a layer's units
     error_above: float = 0.5

@@ -62,6 +62,7 @@ class SaturatedUnits(Rule):
     name = "saturated-units"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     max_share: float = 0.5  # of the entries
 

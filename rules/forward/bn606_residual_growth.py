@@ -87,6 +87,7 @@ class ResidualGrowth(Rule):
     name = "residual-growth"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     min_blocks: int = 4
     factor: float = 1.5  # of the variance, per block

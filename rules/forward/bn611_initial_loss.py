@@ -67,6 +67,7 @@ class InitialLoss(Rule):
     name = "initial-loss"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    at_init = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the loss with ln K."""

@@ -66,6 +66,7 @@ class ConstantChannels(Rule):
     name = "constant-channels"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     min_share: float = 0.1  # of a layer's channels
 

@@ -81,6 +81,7 @@ class RankCollapse(Rule):
     name = "rank-collapse"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    at_init = True
 
     min_share: float = 0.05  # of the rank that a layer could have
     max_step: float = 0.5  # of the rank at the place measured before

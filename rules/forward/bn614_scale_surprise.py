@@ -65,6 +65,7 @@ class ScaleSurprise(Rule):
     name = "scale-surprise"
     severity = Severity.INFO
     phase = Phase.FORWARD
+    at_init = True
 
     max_ratio: float = 3.0  # either way
     min_units: int = 16

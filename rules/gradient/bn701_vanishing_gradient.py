@@ -67,6 +67,7 @@ class VanishingGradient(Rule):
     name = "vanishing-gradient"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    at_init = True
 
     min_layers: int = 4  # how many hidden layers a comparison needs
     warn_below: float = 1e-3

@@ -71,6 +71,7 @@ class ExplodingGradient(Rule):
     name = "exploding-gradient"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    at_init = True
 
     min_layers: int = 4  # how many hidden layers a comparison needs
     warn_above: float = 70.0  # how many times the gradient may grow on its way back

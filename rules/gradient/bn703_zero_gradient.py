@@ -62,6 +62,7 @@ class ZeroGradient(Rule):
     name = "zero-gradient"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    at_init = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """One finding for each cause, with all the parameters it holds back."""
