@@ -1,5 +1,7 @@
 """When the device has too little memory for the batch: half of it, and so on."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -34,3 +36,21 @@ def test_not_even_one_sample_fits():
     (target,) = report.targets
     assert any("runs out of memory" in note for note in target.notes)
     assert {row["code"] for row in target.skipped_rules} >= {"BN601", "BN701"}
+
+
+class Watched(Greedy):
+    """Remembers its inputs, weakly."""
+
+    def forward(self, x):
+        if not isinstance(x, torch._subclasses.FakeTensor):
+            SEEN.append((weakref.ref(x), [reference() is None for reference, _ in SEEN]))
+        return super().forward(x)
+
+
+SEEN = []
+
+
+def test_a_failed_attempt_leaves_no_tensors():
+    bnlint.check(Watched(2), torch.randn(8, 16), select=["BN607", "BN701"])
+    *_, (_, gone) = SEEN
+    assert len(gone) == 2 and all(gone)  # eight samples, four, and now two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -61,6 +62,15 @@ def casting(device: str, dtype: str | None) -> AbstractContextManager[object]:
     return torch.autocast(torch.device(device).type, find_dtype(dtype)) if dtype else nullcontext()
 
 
+def release(device: str) -> None:
+    """Gives back the memory of tensors that nothing refers to."""
+    gc.collect()
+    backend = getattr(torch, find_device(device).type, None)
+    empty = getattr(backend, "empty_cache", None)
+    if empty is not None:
+        empty()
+
+
 def is_unsupported(error: BaseException) -> bool:
     """True for what torch raises when an op has no kernel for a device or dtype, or a number does not fit the dtype."""
     if isinstance(error, NotImplementedError):
@@ -78,6 +88,9 @@ def explained(doing: str, device: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise OutOfMemory(f"{doing} runs out of memory on `{device}`, even with a single sample") from None
-        text = str(error).strip().splitlines()
-        first = text[0] if text else "no message"
-        raise ProbeError(f"{doing} fails on `{device}`: {type(error).__name__}: {first}") from None
+        raise ProbeError(f"{doing} fails on `{device}`: {type(error).__name__}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return (str(error).strip().splitlines() or ["no message"])[0]

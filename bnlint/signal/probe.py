@@ -23,7 +23,17 @@ from bnlint.graph.record import record
 from bnlint.graph.recording import Recording
 from bnlint.rule import Pass
 from bnlint.signal.agreement import Agreement, Sample, agreement, sampled
-from bnlint.signal.device import OutOfMemory, ProbeError, casting, explained, find_device, find_dtype, is_unsupported
+from bnlint.signal.device import (
+    OutOfMemory,
+    ProbeError,
+    casting,
+    explained,
+    find_device,
+    find_dtype,
+    first_line,
+    is_unsupported,
+    release,
+)
 from bnlint.signal.evaluation import Gap, train_eval_gap, warming_up
 from bnlint.signal.loss import InitialLoss, LossError, gradients_of_outputs
 from bnlint.signal.mixing import Mixing, mixing
@@ -103,14 +113,17 @@ def probe(
     """
     asked, where = inputs.batch_size, Where(device, dtype, autocast)
     while True:
-        run = _Probe(model, inputs, graph, where, loss, seed)
         try:
-            facts = run.facts(backward, passes)
+            facts = _Probe(model, inputs, graph, where, loss, seed).facts(backward, passes)
         except OutOfMemory as error:
             smaller = _halved(inputs)
             if smaller is None:
                 return ProbeFacts(where.device, failed=str(error))
+        else:
+            smaller = None
+        if smaller is not None:  # the exception is gone, and with it the last hold on the tensors
             inputs = smaller
+            release(where.device)
             continue
         if inputs.batch_size != asked:
             facts.notes.append(f"out of memory with {asked} samples: probed with {inputs.batch_size}")
@@ -139,6 +152,8 @@ class _Probe:
             with _own_gradients(self.model):
                 reference = self._reference() if Pass.REFERENCE in passes and not self.where.is_reference else None
                 copies = self._moved()
+                if Pass.REFERENCE in passes:  # before a pass in train mode moves the running statistics
+                    self._further(Pass.REFERENCE, lambda: self._compare(reference))
                 torch.manual_seed(self.seed)
                 warm = Pass.WARMED_EVAL in passes and self.model.training
                 with _quiet_dropout(self.model), warming_up(self.model, warm):
@@ -151,8 +166,6 @@ class _Probe:
                     self._further(Pass.EVAL_TWICE, lambda: self._repeat(copies))
                 if Pass.OTHER_SAMPLES in passes:
                     self._further(Pass.OTHER_SAMPLES, self._mix)
-                if Pass.REFERENCE in passes:
-                    self._further(Pass.REFERENCE, lambda: self._compare(reference))
             self.found.notes += watch.notes()
         except OutOfMemory:
             raise
@@ -185,7 +198,7 @@ class _Probe:
             recording = record(self.model, *call, fake=False, repair=False, observer=watch)
             if recording.error is not None:
                 if not self.where.is_reference and is_unsupported(recording.error):
-                    self.found.unsupported = FailedOp(_first_line(recording.error), recording.error_call)
+                    self.found.unsupported = FailedOp(first_line(recording.error), recording.error_call)
                 raise recording.error
             if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
                 raise ProbeError(
@@ -248,10 +261,6 @@ class _Probe:
         if reference is not None:
             here = sampled(self.model, self.graph, self._copy(self.inputs), self.seed)
             self.found.agreement = agreement(self.graph, reference, here)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 @contextmanager

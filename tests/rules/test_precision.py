@@ -98,6 +98,11 @@ def test_agreement_with_float32(verdict, change, options, wanted):
     assert verdict("BN803", net(change), **options) == wanted
 
 
+def test_running_statistics_are_the_same_in_both_runs(found):
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    assert found(model, X * 20 + 9, select=["BN803", "BN609"], static=False, dtype="bfloat16") == {}
+
+
 def test_the_first_layer_that_departs(found):
     torch.manual_seed(0)
     layers = {"a": nn.Linear(16, 32), "b": nn.Linear(32, 32), "c": nn.Linear(32, 4)}
