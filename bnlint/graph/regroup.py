@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from torch import fx
 
-from bnlint.graph.axes import Atom, Axes, size_of
+from bnlint.graph.axes import Atom, Axes, Role, size_of
 from bnlint.graph.batches import sizes_asked
 from bnlint.graph.model import Graph
 from bnlint.graph.ops import Kind
@@ -38,12 +38,14 @@ def regrouped(graph: Graph, node: fx.Node) -> Regrouped | None:
     wanted = [size for size in graph.shape(node) if size != 1]
     if not _known(graph, source, axes) or not 2 <= len(atoms) <= _MOST_ATOMS or len(wanted) < 2:
         return None
-    if _boundaries([atom.size for atom in atoms]).issuperset(_boundaries(wanted)):
-        return None  # every piece stays whole
-    order = next(_orders(atoms, wanted, tuple(range(len(atoms)))), None)
-    if order is None:
+    if _stays_whole(atoms, wanted):
         return None
-    return Regrouped(node, source, tuple(a.size for a in atoms), order, graph.shape(node))
+    splits = list(_splits(atoms, wanted)) if _straddles(atoms, wanted) else []
+    for pieces in (atoms, *(splits if not any(_stays_whole(pieces, wanted) for pieces in splits) else ())):
+        order = next(_orders(pieces, wanted, tuple(range(len(pieces)))), None)
+        if order is not None:
+            return Regrouped(node, source, tuple(a.size for a in pieces), order, graph.shape(node))
+    return None
 
 
 def confirmed(found: Regrouped, variant: Graph | None, *, literals: bool = False) -> bool:
@@ -136,21 +138,24 @@ def optional(graph: Graph, found: Regrouped) -> bool:
     source = graph.data(node) if node is not None and graph.kind(node) is Kind.PERMUTE else None
     if node is None or source is None or not behind_option(node):
         return False
-    atoms = [atom.size for axis in graph.axes(source) for atom in axis]
-    return _boundaries(atoms).issuperset(_boundaries(found.sizes))
+    return _stays_whole([atom for axis in graph.axes(source) for atom in axis], found.sizes)
 
 
 def _keeps_all_whole(graph: Graph, node: fx.Node) -> bool:
     source = graph.data(node)
     if graph.kind(node) is not Kind.RESHAPE or source is None or graph.error(node) is not None:
         return False
-    atoms = [atom.size for axis in graph.axes(source) for atom in axis]
-    return _known(graph, source, graph.axes(source)) and _boundaries(atoms).issuperset(_boundaries(graph.shape(node)))
+    atoms = [atom for axis in graph.axes(source) for atom in axis]
+    return _known(graph, source, graph.axes(source)) and _stays_whole(atoms, graph.shape(node))
 
 
 def _known(graph: Graph, source: fx.Node, axes: Axes) -> bool:
     whole = all(size_of(axis) == size for axis, size in zip(axes, graph.shape(source), strict=False))
     return whole and not any(atom.mixed or o.guessed for axis in axes for atom in axis for o in atom.origins)
+
+
+def _stays_whole(atoms: Sequence[Atom], sizes: Sequence[int]) -> bool:
+    return _boundaries([atom.size for atom in atoms]).issuperset(_boundaries(sizes))
 
 
 def _boundaries(sizes: Sequence[int]) -> set[int]:
@@ -177,6 +182,26 @@ def _orders(atoms: list[Atom], wanted: Sequence[int], left: tuple[int, ...]) -> 
                 rest = tuple(i for i in left if i not in taken)
                 for tail in _orders(atoms, wanted[1:], rest):
                     yield (*taken, *tail)
+
+
+def _straddles(atoms: list[Atom], wanted: Sequence[int]) -> bool:
+    """True when an axis asked for takes a part of one axis together with a part or all of the next."""
+    ends, inner = _boundaries([atom.size for atom in atoms]) | {1}, 1
+    for size in reversed(wanted):
+        outer = inner * size
+        if any(inner < end < outer for end in ends) and not {inner, outer} <= ends:
+            return True
+        inner = outer
+    return False
+
+
+def _splits(atoms: list[Atom], wanted: Sequence[int]) -> Iterator[list[Atom]]:
+    """The atoms with one axis of features cut in two: heads, which `(N, T, C).view(N, heads, T, -1)` asks for."""
+    for i, atom in enumerate(atoms):
+        if atom.role is Role.CHANNEL and len(atoms) < _MOST_ATOMS:
+            for inner in dict.fromkeys(size for size in reversed(wanted) if size < atom.size and atom.size % size == 0):
+                parts = [replace(atom, size=atom.size // inner), replace(atom, size=inner)]
+                yield [*atoms[:i], *parts, *atoms[i + 1 :]]
 
 
 def _natural(group: list[Atom]) -> bool:

@@ -36,6 +36,16 @@ def folded_heads(merge):
     return Fn(forward, **{name: nn.Linear(24, 24) for name in "qkvo"})
 
 
+def split_heads(split):
+    def forward(m, x):
+        n, t, _ = x.shape
+        q, k, v = (split(layer(x), n, t) for layer in (m.q, m.k, m.v))
+        y = (q @ k.transpose(-1, -2) / 6**0.5).softmax(-1) @ v
+        return m.o(y.view(n, t, 24))
+
+    return Fn(forward, **{name: nn.Linear(24, 24) for name in "qkvo"})
+
+
 def reshaped(view, shape="2x3x8x12", **layers):
     return Fn(lambda m, x: view(m, m.a(x)), a=conv(), **layers), shape
 
@@ -56,6 +66,8 @@ SCRAMBLED = {
     ),
     "heads merged without transpose": (heads(lambda y, n, t: y.reshape(n, t, 24)), "2x10x24", "x.transpose(1, 2).flatten(2, 3)"),
     "view-05": (folded_heads(lambda y, n, t: y.view(n, t, 24)), "2x10x24", "x.reshape(-1, 4, 10, 6).transpose(1, 2).flatten(2, 3)"),
+    "heads split without transpose": (split_heads(lambda y, n, t: y.view(n, 4, t, 6)), "2x10x24", "x.reshape(-1, 10, 4, 6).transpose(1, 2)"),
+    "heads folded without transpose": (split_heads(lambda y, n, t: y.view(n * 4, t, 6)), "2x10x24", "x.reshape(-1, 10, 4, 6).transpose(1, 2).flatten(0, 1)"),
     "last states of a bidirectional RNN": (
         Fn(lambda m, x: m.f(m.r(x)[1].reshape(x.shape[0], 14)), r=nn.GRU(5, 7, batch_first=True, bidirectional=True), f=nn.Linear(14, 3)),
         "4x10x5", "x.transpose(0, 1).flatten(1, 2)",
