@@ -200,7 +200,7 @@ def _readings(graph: Graph, time: Axis, other: Axis) -> dict[fx.Node, _Reading]:
         reading = _Reading()
         axes = graph.axes(here)
         for reader in here.users:
-            if reader.op == "output" or graph.data(reader) is not here:
+            if reader.op == "output" or (graph.data(reader) is not here and graph.kind(reader) is not Kind.ADD):
                 continue
             after = graph.axes(reader)
             picked = frozenset(index for dim, index in _selected(reader) if _same(axes, dim, other))

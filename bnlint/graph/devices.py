@@ -87,10 +87,10 @@ def fixed_device(node: fx.Node) -> str | None:
     name = op_name(node)
     given = [node.kwargs.get("device"), *(node.args[1:2] if name == "to" else ())]
     devices = [name] if name in ("cuda", "cpu") else [d for d in given if isinstance(d, (str, torch.device))]
-    text = _line(node)
+    text, marks = _line(node), (".",) if name in ("cuda", "cpu") else ("'", '"')
     for device in map(str, devices):
         kind = device.partition(":")[0]
-        if kind in ("cpu", "cuda", "mps", "xpu") and any(f"{mark}{kind}" in text for mark in ("'", '"', ".")):
+        if kind in ("cpu", "cuda", "mps", "xpu") and any(f"{mark}{kind}" in text for mark in marks):
             return device
     return None
 

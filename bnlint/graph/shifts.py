@@ -28,7 +28,7 @@ def cancels_shift(norms: Norms, layer: fx.Node) -> bool:
     if not _channels_second(graph, layer):
         return False
     flat: dict[fx.Node, bool] = {layer: False}  # whether channels and positions have been joined since the layer
-    todo = [layer]
+    todo, subtracted = [layer], False
     while todo:
         node = todo.pop()
         for reader in graph.consumers(node):
@@ -36,12 +36,13 @@ def cancels_shift(norms: Norms, layer: fx.Node) -> bool:
             if norm is not None:
                 if not _subtracts(graph, norm, flat=flat[node]) or norm.node is not reader:
                     return False
+                subtracted = True
             elif reader not in flat:
                 if not _keeps_shift(graph, reader, flat=flat[node]):
                     return False
                 flat[reader] = flat[node] or graph.kind(reader) is Kind.RESHAPE
                 todo.append(reader)
-    return len(flat) > 1 or bool(graph.consumers(layer))
+    return subtracted
 
 
 def _biases(graph: Graph, model: nn.Module) -> dict[nn.Parameter, list[fx.Node]]:

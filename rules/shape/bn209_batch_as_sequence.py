@@ -95,4 +95,4 @@ def _help(cls: str, dim: int, rank: int) -> str:
         return "give it a time axis: `x.unsqueeze(1)` with `batch_first=True`, or use a Linear layer"
     if dim == 1:
         return "keep the batch first here, without the transpose before it, or drop `batch_first=True`"
-    return "set `batch_first=True`, or transpose before and after: `self.rnn(x.transpose(0, 1))`"
+    return "set `batch_first=True`, or transpose before and after, as in `self.rnn(x.transpose(0, 1))`"

@@ -87,7 +87,10 @@ class UnregisteredTensor(Rule):
                 if listed
                 else f"`{name}` is a plain tensor"
             )
-            if value.requires_grad:
+            if value.grad_fn is not None:
+                harm = "what it was computed from is no parameter of the model, so no optimizer gets it"
+                cure = "make the result the parameter: `nn.Parameter(...)` around the whole expression"
+            elif value.requires_grad:
                 harm, kind = "no optimizer gets it", "nn.ParameterList" if listed else "nn.Parameter"
                 cure = f"make it an `{kind}`"
             else:
@@ -112,8 +115,11 @@ def _is_plain_attribute(model: AuditedModel, node: fx.Node) -> bool:
         return False
     if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point or not value.ndim:
         return False
-    if isinstance(value, torch.Tensor) and value.grad_fn is not None:
-        return False  # computed from parameters, as weight_norm does
+    if value.grad_fn is not None:  # computed from the model's own parameters, as weight_norm does, or from a stray one
+        from bnlint.graph.attributes import computed_from
+
+        leaves = computed_from(model, name)
+        return bool(leaves) and leaves.isdisjoint(model.module.parameters())
     return not _moves_itself(model, name.partition("[")[0].rpartition(".")[0])
 
 

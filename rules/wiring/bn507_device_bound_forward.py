@@ -98,7 +98,7 @@ class DeviceBoundForward(Rule):
             yield self.finding(
                 model.place(node),
                 f"`{op_name(node)}` {what}: on a GPU `{op_name(user)}`{where} gets tensors of two devices",
-                help="pass `device=x.device`" if not fixed_device(node) else "leave the tensor where it is",
+                help=_cure(node),
                 evidence={"op": op_name(node), "meets": op_name(user)},
             )
         yield from self._failed(model)
@@ -116,6 +116,19 @@ class DeviceBoundForward(Rule):
                 help="use the device of an input or a parameter, `x.device`",
                 evidence={"error": text.splitlines()[0]},
             )
+
+
+def _cure(node: fx.Node) -> str:
+    """The edit; the device is that of the first argument of the forward the call stands in."""
+    from bnlint.graph.devices import fixed_device, is_made_without_device
+
+    code = getattr(node.meta.get("call"), "code", None)
+    name = code.co_varnames[1] if code is not None and code.co_name == "forward" and code.co_argcount > 1 else "x"
+    if not fixed_device(node):
+        return f"pass `device={name}.device`"
+    if any(is_made_without_device(source) for source in node.all_input_nodes):
+        return f"make it with `device={name}.device` and leave it there"
+    return "leave the tensor where it is"
 
 
 def _is_floating(node: fx.Node) -> bool:

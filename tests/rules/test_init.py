@@ -63,10 +63,18 @@ def mlp():
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
 
 
-def test_every_layer_constant(found):
-    rows = found(filled(mlp(), 0.5, "0", "2", "4"), "4x8")
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_layer_constant(found, bias):
+    model = filled(mlp(), 0.5, "0", "2", "4")
+    if not bias:
+        for i in (0, 2, 4):
+            nn.init.zeros_(model[i].bias)
+    rows = found(model, "4x8")
     assert list(rows) == [("BN301", "0"), ("BN301", "2")]
     assert all(f.severity is Severity.ERROR for f in rows.values())
+    out = model[:3](torch.randn(4, 8))
+    assert bool((out == out[:, :1]).all()) is not bias  # what the messages say of the units
+    assert all(("for ever" in f.message) is not bias for f in rows.values())
 
 
 def test_one_constant_layer_is_a_warning(found):

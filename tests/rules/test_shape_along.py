@@ -41,6 +41,7 @@ ALONG = {
     "flattened steps": (Fn(lambda m, x: m.h(m.r(torch.relu(m.f(x)))[0].reshape(x.shape[0], -1)), f=nn.Linear(5, 8), r=nn.GRU(8, 6), h=nn.Linear(60, 3)), "4x10x5", Severity.ERROR),
     "bf-05: rows of a table": (Fn(lambda m, x: m.h(m.r(m.e(x)).reshape(x.shape[0], -1)), e=nn.Embedding(9, 16), r=nn.TransformerEncoder(encoder(), 2, enable_nested_tensor=False), h=nn.Linear(160, 3)), "int64[4,10]<9", Severity.ERROR),
     "pooled steps": (rnn(lambda y: y[0].mean(1)), "4x10x5", Severity.WARNING),
+    "pooled behind a skip connection": (Fn(lambda m, x: m.h((m.f(x) + m.r(*[m.f(x)] * 3)[0]).mean(1)), f=nn.Linear(5, 16), r=nn.MultiheadAttention(16, 2), h=nn.Linear(16, 3)), "4x10x5", Severity.WARNING),
     "positions along axis 1": (Positions((1, 10, 16)), "4x10x5", Severity.WARNING),
     "permuted twice": (after_conv(nn.GRU(16, 16, batch_first=True), lambda y: tokens(y).transpose(0, 1), lambda y: y[0]), "4x3x8x12", Severity.ERROR),
     "features as one sequence": (after_conv(nn.LSTM(16, 16), lambda y: y.mean((2, 3)), lambda y: y[0]), "4x3x8x12", Severity.ERROR),

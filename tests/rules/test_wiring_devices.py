@@ -89,6 +89,24 @@ def test_place_is_the_assignment(found):
     assert finding.location.line == Net.__init__.__code__.co_firstlineno + 2
 
 
+class Computed(nn.Module):
+    def __init__(self, stray):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+        start = nn.Parameter(torch.ones(8)) if stray else self.weight
+        self.scale = start * 2
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x * self.scale * self.weight)
+
+
+def test_a_tensor_computed_from_a_stray_parameter_is_not_trained(found):
+    (finding,) = found(Computed(True), "4x8", select=["BN504"]).values()
+    assert finding.module_path == "scale" and finding.location.line == Computed.__init__.__code__.co_firstlineno + 4
+    assert found(Computed(False), "4x8", select=["BN504"]) == {}
+
+
 class Recurrent(nn.Module):
     def __init__(self, like):
         super().__init__()
@@ -158,6 +176,7 @@ def to_a_variable(m, x):
         (Fn(lambda m, x: m.fc(x)[:, torch.arange(4)]), "4x8"),
         (Fn(lambda m, x: (m.fc(x), torch.arange(8.0))), "4x8"),
         (Fn(lambda m, x: m.fc(x).cpu()), "4x8"),
+        (Fn(lambda m, x: m.fc(torch.from_numpy(x.detach().cpu().numpy()).to(x.device))), "4x8"),
         (Fn(to_a_variable, device="cpu"), "4x8"),
         (Fn(zero_pads), "4x8"),
         (Fn(lambda m, x: m.fc(x + grid(8, x.is_cuda))), "4x8"),
@@ -166,3 +185,29 @@ def to_a_variable(m, x):
 )
 def test_follows_the_model(found, model, inputs):
     assert found(model, inputs, select=["BN507"]) == {}
+
+
+class Positions(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.table, self.fc, self.make = nn.Embedding(9, 8), nn.Linear(8, 8), make
+
+    def forward(self, ids):
+        return self.fc(self.table(ids) + self.make(ids))
+
+
+@pytest.mark.parametrize(
+    ("make", "cure"),
+    [
+        (lambda ids: torch.ones(8).cpu(), "make it with `device=x.device` and leave it there"),
+        (None, "pass `device=ids.device`"),
+    ],
+)
+def test_the_cure_names_a_tensor_that_is_there(found, make, cure):
+    class Inline(Positions):
+        def forward(self, ids):
+            return self.fc(self.table(ids) + torch.ones(8))
+
+    model = Positions(make) if make else Inline(None)
+    (finding,) = found(model, "int64[4,5]<9", select=["BN507"]).values()
+    assert finding.help == cure
