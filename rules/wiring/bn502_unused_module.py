@@ -75,8 +75,8 @@ class UnusedModule(Rule):
 
         graph = model.graph
         assert graph is not None
-        if not graph.runs:
-            return  # what comes after the failure has had no chance to run
+        if graph.recording.error is not None:
+            return  # what comes after a failure that stopped the run has had no chance to run
         for path, module in unused_modules(model):
             count = sum(p.numel() for p in module.parameters())
             name = path.rpartition(".")[2]

@@ -119,7 +119,7 @@ def _is_plain_attribute(model: AuditedModel, node: fx.Node) -> bool:
         from bnlint.graph.attributes import computed_from
 
         leaves = computed_from(model, name)
-        return bool(leaves) and leaves.isdisjoint(model.module.parameters())
+        return leaves is not None and bool(leaves) and leaves.isdisjoint(model.module.parameters())
     return not _moves_itself(model, name.partition("[")[0].rpartition(".")[0])
 
 

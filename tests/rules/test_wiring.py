@@ -225,4 +225,4 @@ class Attention(nn.Module):
     ],
 )
 def test_used_in_another_way_is_silent(found, model, inputs):
-    assert found(model, inputs) == {}
+    assert {code for code, _ in found(model, inputs)} <= {"BN308"}  # nn.TransformerEncoder copies its layers
