@@ -18,10 +18,10 @@ _SETTERS = {"add_module", "register_module", "setattr", "__setattr__"}
 
 
 class Span(NamedTuple):
-    """An expression or a statement in a file."""
+    """An expression in a file."""
 
     filename: str
-    node: ast.expr | ast.stmt
+    node: ast.expr
 
     def location(self) -> Location:
         """Its first to its last character."""

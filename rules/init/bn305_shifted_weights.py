@@ -83,9 +83,10 @@ class ShiftedWeights(Rule):
         """Looks at every trained weight of a layer that sums over its inputs."""
         from bnlint.signal.fans import fans_of
 
+        modules = dict(model.module.named_modules(remove_duplicate=False))
         for name, weight in model.module.named_parameters():
             path, _, key = name.rpartition(".")
-            module = model.module.get_submodule(path)
+            module = modules[path]
             of_torch = type(module).__module__.startswith("torch.nn.modules") and fans_of(module, key) is not None
             found = self._shifted(weight) if of_torch and weight.requires_grad else None
             if found is None:

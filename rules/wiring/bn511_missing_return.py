@@ -68,26 +68,26 @@ class MissingReturn(Rule):
                 lost = _lost_result(method) if method.name == "forward" else ()
                 if not lost:
                     continue
-                last = Span(found.text.filename, method.body[-1]).location()
-                places = [Place(path, last) for path in found.paths]
-                names = ", ".join(lost)
+                where = Span(found.text.filename, lost[0]).location()
+                places = [Place(path, where) for path in found.paths]
+                names = ", ".join(name.id for name in lost)
                 yield self.finding(
                     places[0],
                     f"forward of `{found.cls.__name__}` returns nothing: `{names}` is lost when it ends",
                     help=f"end it with `return {names}`",
-                    evidence={"names": list(lost), "line": method.body[-1].lineno},
+                    evidence={"names": [name.id for name in lost]},
                     others=places[1:],
                 )
 
 
-def _lost_result(method: ast.FunctionDef) -> tuple[str, ...]:
+def _lost_result(method: ast.FunctionDef) -> tuple[ast.Name, ...]:
     """The local names that a function without a result assigns last."""
     last = method.body[-1]
     targets = last.targets if isinstance(last, ast.Assign) else [getattr(last, "target", None)]
     if not isinstance(last, (ast.Assign, ast.AnnAssign, ast.AugAssign)) or _gives_something(method):
         return ()
     parts = [part for t in targets for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
-    names = tuple(part.id for part in parts if isinstance(part, ast.Name) and not part.id.startswith("_"))
+    names = tuple(part for part in parts if isinstance(part, ast.Name) and not part.id.startswith("_"))
     return names if len(names) == len(parts) else ()
 
 
