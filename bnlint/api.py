@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnlint.cache import Cache, default_folder
 from bnlint.config import Check, Chosen, ConfigError, Plan, Selection, Settings, choose, parse_size
+from bnlint.interpreter import interpreter
 from bnlint.job import Job, Report, TargetReport
 from bnlint.registry import load_rules
 from bnlint.rule import Severity
@@ -211,6 +212,8 @@ def _cache(settings: Settings) -> Cache | None:
     """Where answers are kept, unless nothing is to be remembered or a debugger is to see everything happen."""
     if not settings.cache or settings.debug or not settings.isolate:
         return None
+    if interpreter(settings.python, settings.root) != sys.executable:
+        return None  # of another environment nobody here knows when it changes
     folder = Path(settings.cache_dir) if settings.cache_dir else default_folder()
     return Cache(folder) if folder else None
 
@@ -249,6 +252,7 @@ def _limits(settings: Settings, on_stage: Event) -> dict[str, Any]:
         "memory_limit": settings.memory_limit,
         "on_stage": on_stage,
         "isolate": settings.isolate,
+        "python": settings.python,
     }
 
 

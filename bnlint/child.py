@@ -20,7 +20,7 @@ from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, Place, engine_finding
 from bnlint.target import TargetError
 from bnlint.watch_files import FilesRead
-from bnlint.worker import Emit, TargetFailed
+from bnlint.worker import Emit, TargetFailed, needs_torch
 
 OLDEST_TORCH = (2, 4)
 _Result = TypeVar("_Result")
@@ -64,17 +64,12 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any], channel: _Channel) -> None:
-    started = time.perf_counter()
-    gc.disable()
-    import torch  # noqa: F401  # before the limit, which is about the user's code
-
-    gc.freeze()  # what the import made stays; looking through it again and again takes a tenth of the time
-    gc.enable()
-    start = time.perf_counter() - started
     job, limit = Job.from_json(request["job"]), request["limit"]
-    files = FilesRead()
-    _limit_memory(limit)
     try:
+        needs_torch(job)
+        start = _load_torch()
+        files = FilesRead()
+        _limit_memory(limit)
         if request["kind"] == "discover":
             targets, skipped = discover(job, channel.stage, limit)
             answer: dict[str, Any] = {"targets": targets, "skipped": skipped, "files": files()}
@@ -87,6 +82,17 @@ def _answer(request: dict[str, Any], channel: _Channel) -> None:
         channel.send({"event": "failed", "report": failure.report.to_dict()})
     else:
         channel.send({"event": "answer", "answer": answer})
+
+
+def _load_torch() -> float:
+    """How long it took; before the memory limit, which is about the user's code."""
+    started = time.perf_counter()
+    gc.disable()
+    import torch  # noqa: F401
+
+    gc.freeze()  # what the import made stays; looking through it again and again takes a tenth of the time
+    gc.enable()
+    return time.perf_counter() - started
 
 
 class _Channel:

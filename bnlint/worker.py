@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bnlint.ending import died, last_line, timed_out
+from bnlint.interpreter import interpreter
 from bnlint.job import Job, TargetReport
 from bnlint.rule import Finding, engine_finding
 
@@ -53,6 +54,7 @@ def check(
     memory_limit: int | None = None,
     on_stage: Callable[[str, str], None] | None = None,
     isolate: bool = True,
+    python: str | None = None,
 ) -> TargetReport:
     """Audits one target in a process of its own, or in this one; whatever the user's code does, there is a report.
 
@@ -65,13 +67,13 @@ def check(
             on_stage(job.target, stage)
 
     try:
-        _needs_torch(job)
         if not isolate:
             from bnlint import child
 
+            needs_torch(job)
             return child.check(job, emit)
         limit = memory_limit or (machine_memory() if job.device == "cpu" else None)
-        answer = _supervise({"kind": "check", "job": job.to_json()}, job, timeout, limit, emit)
+        answer = _supervise("check", job, timeout, limit, emit, python)
     except TargetFailed as failure:
         return failure.report
     return TargetReport.from_dict(answer)
@@ -84,6 +86,7 @@ def discover(
     memory_limit: int | None = None,
     on_stage: Callable[[str, str], None] | None = None,
     isolate: bool = True,
+    python: str | None = None,
     files: list[str] | None = None,
     meta: bool = False,
 ) -> tuple[list[str], list[tuple[str, str]]]:
@@ -97,20 +100,18 @@ def discover(
         if on_stage is not None:
             on_stage(job.target, stage)
 
-    _needs_torch(job)
     if not isolate:
         from bnlint import child
 
+        needs_torch(job)
         return child.discover(job, emit)
-    answer = _supervise(
-        {"kind": "discover", "job": job.to_json()}, job, timeout, memory_limit or machine_memory(), emit
-    )
+    answer = _supervise("discover", job, timeout, memory_limit or machine_memory(), emit, python)
     if files is not None:
         files += answer["files"]
     return answer["targets"], [(name, reason) for name, reason in answer["skipped"]]
 
 
-def _needs_torch(job: Job) -> None:
+def needs_torch(job: Job) -> None:
     """Raises TargetFailed when torch is not there at all; whether it works shows when it is loaded."""
     if importlib.util.find_spec("torch") is None:
         message = f"torch is not installed in the environment that bnlint runs in ({sys.executable})"
@@ -118,15 +119,22 @@ def _needs_torch(job: Job) -> None:
         raise TargetFailed(job.target, engine_finding("BN901", message, help=help), job.device)
 
 
-def _supervise(request: dict[str, Any], job: Job, timeout: float, limit: int | None, emit: Emit) -> Any:
+def _supervise(kind: str, job: Job, timeout: float, limit: int | None, emit: Emit, python: str | None) -> Any:
     """The process's answer; raises TargetFailed when it has none in time."""
     deadline = time.monotonic() + timeout
+    executable = interpreter(python, job.root)
+    if executable == sys.executable:
+        needs_torch(job)  # in another one the process finds out
     with tempfile.TemporaryDirectory(prefix="bnlint-", ignore_cleanup_errors=True) as folder:
         stacks = Path(folder, "stacks")
         early = timeout - min(1.0, timeout / 4)  # so that the stacks are there when the time is up
-        process = _Process(
-            {**request, "limit": limit, "dump_after": early, "stacks": str(stacks), "parent": os.getpid()}
-        )
+        request = {"kind": kind, "job": job.to_json(), "limit": limit, "dump_after": early, "stacks": str(stacks)}
+        try:
+            process = _Process(executable, {**request, "parent": os.getpid()})
+        except OSError as error:
+            message = f"the interpreter `{executable}` cannot be started: {error.strerror}"
+            help = "name the Python of the project's environment with --python, such as .venv/bin/python"
+            raise TargetFailed(job.target, engine_finding("BN901", message, help=help), job.device) from error
         stage = "start"
         try:
             while (event := process.next_event(deadline)) is not None:
@@ -155,9 +163,9 @@ def stop_all() -> None:
 class _Process:
     """A running worker; everything that comes from it arrives in one queue, `gone` at the end."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, executable: str, request: dict[str, Any]) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(Path(__file__).parents[1])],
+            [executable, "-c", _BOOT, str(Path(__file__).parents[1])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Parts of the engine, lowest first: each imports what stands above it in this list, and its own files.
 ORDER = (
-    ("rule", "whole", "removed"),
+    ("rule", "whole", "removed", "interpreter"),
     ("job", "target", "registry"),
     ("grouping", "graph"),
     ("signal", "failure", "untraced"),

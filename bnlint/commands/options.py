@@ -94,6 +94,7 @@ _RUNNING = (
     option("Run", "--timeout", type=_POSITIVE, default=120.0, show_default=True, help="Seconds for each target."),
     option("Run", "--memory-limit", callback=_size, metavar="SIZE", help="Memory a target may use: 2G or 512M."),
     option("Run", "--isolate/--no-isolate", default=True, help="A process for each target (default), or none."),
+    option("Run", "--python", metavar="PATH", help="Interpreter for the models; default: this one."),
 )
 _DEBUG = option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint.")
 _CHECKING = (

@@ -179,4 +179,5 @@ KEYS = (
     Key("cache", FLAG, "Answer for unchanged targets from earlier runs.", True),
     Key("cache-dir", TEXT, "Folder of these answers; without it the user's, such as `~/.cache/bnlint`."),
     Key("isolate", FLAG, "A process for each target, or none.", True),
+    Key("python", TEXT, "Interpreter that the models run in, such as `.venv/bin/python`."),
 )

@@ -98,6 +98,8 @@ class Plan:
             config["rule_paths"] = tuple(map(self._from_here, config["rule_paths"]))
         if "cache_dir" in config:
             config["cache_dir"] = self._from_here(config["cache_dir"])
+        if "/" in config.get("python", ""):
+            config["python"] = self._from_here(config["python"])
         options = {key: value for key, value in self._options.items() if key in _FIELDS}
         layers = ((self.config.values, self.config.name), (entry, self.config.name), (self._options, ""))
         selections = tuple(_selection(row, name) for row, name in layers if any(row.get(key) for key in _SELECTORS))

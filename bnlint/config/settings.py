@@ -68,6 +68,7 @@ class Settings:
     meta: bool = False
     static: bool = False
     isolate: bool = True
+    python: str | None = None  # the interpreter that models run in; None for this one, or the project's
     debug: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +76,8 @@ class Settings:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("autocast", self.autocast, HALVES)
         _one_of("mode", self.mode, MODES)
+        if self.python and not self.isolate:
+            raise ConfigError("another Python and no process of its own exclude each other; leave one of them out")
 
     def job(self, target: str, codes: Iterable[str], options: Mapping[str, dict[str, Any]] | None = None) -> Job:
         """The job that checks one target with the rules in `codes` and the options of those that have some."""
