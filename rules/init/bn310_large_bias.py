@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from bnlint.graph.model import AuditedModel, Graph
 
+_DEFAULT_GAIN = 1 / 3  # var(W) times fan-in; below it the weights are small, not the biases large
+
 
 class LargeBias(Rule):
     """A layer's biases are larger than what its weights make of the input.
@@ -55,10 +57,10 @@ class LargeBias(Rule):
             return self.out(self.relu(self.hidden(x)))
     ```
 
-    Known limits: only hidden convs and linears count whose output meets a rectifier or tanh without a norm. The bias is
-    compared with the weighted sum of inputs of unit scale, or of the predicted scale where that is larger. Biases of
-    gates, of the output layer (a prior for rare classes) and of LSTMs (a forget gate that starts open) are meant, and
-    so is whatever training made of them.
+    Known limits: only hidden convs and linears count whose output meets a rectifier or tanh without a norm. The
+    bias is compared with the weighted sum of inputs of unit scale, or of the predicted scale where that is larger,
+    by weights that are at least as large as PyTorch's default. Biases of gates, of the output layer (a prior for
+    rare classes) and of LSTMs (a forget gate that starts open) are meant, and so is whatever training made of them.
 
     References: He et al. 2015 (arXiv 1502.01852), section 2.2, which starts biases at zero; measured on ReLU layers of
     256 units with standard normal inputs.
@@ -129,7 +131,7 @@ def _sizes(model: AuditedModel, node: fx.Node) -> tuple[float, float] | None:
     source, prediction = graph.data(node), model.prediction
     known = source is not None and prediction is not None and prediction.certain(source)
     scale = prediction.second_moment(source) if known and prediction is not None and source is not None else None
-    return size, math.sqrt(power * max(scale or 1.0, 1.0))
+    return size, math.sqrt(max(power, _DEFAULT_GAIN) * max(scale or 1.0, 1.0))
 
 
 def _meets_hidden_activation(graph: Graph, node: fx.Node) -> bool:

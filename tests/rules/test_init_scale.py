@@ -71,11 +71,19 @@ def trained_bias():
     return model
 
 
+def small_weights():
+    model = biased(0.05)
+    nn.init.normal_(model[0].weight, std=1e-3)
+    return model
+
+
 def positive():
     return biased(4.0, nn.Softplus())
 
 
-@pytest.mark.parametrize("make", [output_prior, before_norm, highway, large_input, trained_bias, positive])
+@pytest.mark.parametrize(
+    "make", [output_prior, before_norm, highway, large_input, trained_bias, small_weights, positive]
+)
 def test_biases_that_are_meant(severities, make):
     assert severities("BN310", make(), "4x16") == {}
 
