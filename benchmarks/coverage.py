@@ -13,6 +13,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
@@ -116,7 +117,7 @@ def one(case: Case, limit: float) -> Row:
     if row.status in ("partial", "failed") and case.has_input:
         error, _ = _apart(partial(_eager, case), limit, case)
         if error:
-            return dataclasses.replace(row, status="not runnable", reason=str(error))
+            return dataclasses.replace(row, status="not runnable", reason=_without_folders(str(error)))
     return row
 
 
@@ -207,8 +208,13 @@ def _row(case: Case, report: TargetReport, told: bool, seconds: float) -> Row:
         report.ops,
         round(seconds, 1),
         "given" if told else " and ".join(sources),
-        " ".join(reason.split())[:300],
+        _without_folders(" ".join(reason.split()))[:300],
     )
+
+
+def _without_folders(text: str) -> str:
+    """Paths from the package or checkout on: where these are differs."""
+    return re.sub(r"[^\s`]*/site-packages/", "", text).replace(f"{ROOT}/", "")
 
 
 def _status(report: TargetReport) -> str:
