@@ -86,19 +86,21 @@ class NonFiniteActivations(Rule):
             model.place(origin.node),
             f"`{op_name(origin.node)}` makes {what}{given}",
             severity=Severity.INFO if harmless else Severity.ERROR,
-            help=_help(op_name(origin.node), origin),
+            help=_help(op_name(origin.node), origin, nan=stats.has_nan),
             note=_note(model, origin),
             evidence={"op": op_name(origin.node), "nan": stats.has_nan, "reaches_output": origin.reaches_output},
         )
 
 
-def _help(name: str, origin: Origin) -> str:
+def _help(name: str, origin: Origin, *, nan: bool) -> str:
     if origin.from_input_only:
         return "only the input is involved: pass one with realistic values by --input-fn"
     if name == "softmax":
         return (
             "a row masked with minus infinity everywhere has no softmax; leave one entry or mask with a finite number"
         )
+    if name in ("log", "log2", "log10", "log1p") and nan:
+        return "the logarithm of a negative number: make the values positive first, by `softplus` or `clamp(min=1e-6)`"
     cures = {
         "sqrt": "add an epsilon inside the root and keep its input from being negative",
         "rsqrt": "add an epsilon inside the root and keep its input from being negative",

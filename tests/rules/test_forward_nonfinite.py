@@ -62,6 +62,22 @@ def test_place_and_ranges():
     assert "`layer` [" in found.note
 
 
+def test_the_cure_of_a_logarithm_makes_it_finite():
+    class Net(nn.Module):
+        def __init__(self, cure=None):
+            super().__init__()
+            self.fc, self.head, self.cure = nn.Linear(8, 8), nn.Linear(8, 2), cure
+
+        def forward(self, x):
+            x = self.fc(x)
+            return self.head(torch.log(self.cure(x) if self.cure else x))
+
+    (finding,) = bnlint.check(Net(), "4x8", select=["BN607"]).findings
+    assert "`softplus`" in finding.help and "`clamp(min=1e-6)`" in finding.help
+    for cure in (nn.functional.softplus, lambda x: x.clamp(min=1e-6)):
+        assert bnlint.check(Net(cure), "4x8", select=["BN607"]).findings == []
+
+
 def test_weights_that_are_not_finite(check):
     model = Fn(lambda m, x, h: m.head(h))
     with torch.no_grad():
@@ -119,7 +135,8 @@ def test_a_finite_model(check):
 
 
 def test_half_precision_overflows():
+    """BN801 reports it, with the range of the format."""
     model = Fn(lambda m, x, h: m.head(h * 1000 * 1000))
-    report = bnlint.check(model, torch.randn(8, 8), select=["BN607"], dtype="float16")
-    assert [(f.code, f.evidence["op"]) for f in report.findings] == [("BN607", "mul")]
-    assert bnlint.check(model, torch.randn(8, 8), select=["BN607"]).findings == []
+    report = bnlint.check(model, torch.randn(8, 8), select=["BN607", "BN801"], dtype="float16")
+    assert [f.code for f in report.findings] == ["BN801"]
+    assert bnlint.check(model, torch.randn(8, 8), select=["BN607", "BN801"]).findings == []
