@@ -41,14 +41,20 @@ class Mixing:
 
 
 def mixing(model: nn.Module, graph: Graph, inputs: Inputs, copy: Callable[[Inputs], Call], seed: int) -> Mixing | None:
-    """Compares three passes; None where the batch is one sample, or what belongs to a sample is not known."""
+    """Compares three passes; None where the batch is one sample, or what belongs to a sample is not known.
+
+    None as well where the code branches on the data: which way it takes is then the batch's affair.
+    """
     pair = inputs.with_batch(_SAMPLES) if inputs.batch_size > _SAMPLES else inputs
     outputs = [node for node in graph.outputs if _batch_axis(graph.axes(node)) is not None]
     if pair is None or pair.batch_size != _SAMPLES or not outputs or not _is_a_batch(inputs):
         return None
     with torch.no_grad(), training_mode(model, False):
-        both = _pass(model, graph, copy(pair), (0, 1), seed)
-        alone = [_pass(model, graph, copy(_all_alike(pair, kept)), (kept,), seed) for kept in range(_SAMPLES)]
+        both, way = _pass(model, graph, copy(pair), (0, 1), seed)
+        runs = [_pass(model, graph, copy(_all_alike(pair, kept)), (kept,), seed) for kept in range(_SAMPLES)]
+    if any(other != way for _, other in runs):
+        return None
+    alone = [prints for prints, _ in runs]
     found = {name: _difference(both, alone, name) for name in both}
     worst = max((found[node.name] for node in outputs if node.name in found), default=0.0)
     first = next((node for node in graph.nodes if found.get(node.name, 0.0) > _TOLERANCE), None)
@@ -85,8 +91,10 @@ def _batch_axis(axes: Sequence[Axis]) -> int | None:
     return found[0]
 
 
-def _pass(model: nn.Module, graph: Graph, call: Call, kept: Sequence[int], seed: int) -> dict[str, list[list[float]]]:
-    """For each value, by node, a fingerprint of each sample kept."""
+def _pass(
+    model: nn.Module, graph: Graph, call: Call, kept: Sequence[int], seed: int
+) -> tuple[dict[str, list[list[float]]], list[tuple[str, Any]]]:
+    """For each value, by node, a fingerprint of each sample kept; and the ops that ran."""
     matcher = Matcher(graph)
     numbers: dict[str, list[torch.Tensor]] = {}
 
@@ -105,7 +113,8 @@ def _pass(model: nn.Module, graph: Graph, call: Call, kept: Sequence[int], seed:
     if recording.error is not None:
         raise recording.error
     size = 2
-    return {name: [row[i : i + size] for i in range(0, len(row), size)] for name, row in to_host(numbers).items()}
+    prints = {name: [row[i : i + size] for i in range(0, len(row), size)] for name, row in to_host(numbers).items()}
+    return prints, [(node.op, node.target) for node in recording.graph.nodes if node.op != "get_attr"]
 
 
 def _fingerprint(sample: torch.Tensor) -> list[torch.Tensor]:

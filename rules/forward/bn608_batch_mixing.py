@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel, Graph
 
 
+_ROUTING = frozenset(("topk", "nonzero", "argwhere", "sort", "argsort", "one_hot", "bincount", "histc", "unique"))
+
+
 class BatchMixing(Rule):
     """A sample's output changes in eval mode when the other samples of the batch change.
 
@@ -59,7 +62,8 @@ class BatchMixing(Rule):
     with one axis of samples are compared, so a matrix of all pairs, as contrastive losses want it, is not; neither is
     a model whose input has edges or an adjacency matrix beside the rows, nor one that gives something else on each run
     (BN509). Batch norms without running statistics are BN121's. A sequence model whose time comes first (T, N, F) and
-    that keeps both axes is left out, as its first axis is not the batch.
+    that keeps both axes is left out, as its first axis is not the batch. Info where the model chooses and sorts by
+    its data (experts of limited capacity, matching, retrieval), and nothing where its code branches on them.
 
     References: Karpathy 2019, A Recipe for Training Neural Networks ("use backprop to chart dependencies").
     """
@@ -76,6 +80,7 @@ class BatchMixing(Rule):
         """Names the first op where another sample gets in."""
         from torch import nn
 
+        from bnlint.graph.ops import op_name
         from bnlint.signal.describe import label
 
         graph, probe = model.graph, model.probe
@@ -88,10 +93,12 @@ class BatchMixing(Rule):
         module = graph.module(mixing.first)
         if isinstance(module, nn.modules.batchnorm._NormBase):
             return
+        routes = any(op_name(node) in _ROUTING for node in graph.nodes)
         yield self.finding(
             model.place(mixing.first),
             f"a sample's output changes by {mixing.difference:.1%} with the other samples of the batch: they get in at "
             f"`{label(model, mixing.first)}`",
+            severity=Severity.INFO if routes else Severity.ERROR,
             help="reduce, normalise, reshape and attend along the axes of one sample only; the batch is axis 0",
             evidence={"difference": float(f"{mixing.difference:.3g}")},
         )

@@ -71,6 +71,18 @@ def test_batch_mixing(verdict, model, inputs, wrong):
     assert list(verdict("BN608", model, inputs).values()) == ["error"] * wrong
 
 
+def branching(m, x):
+    """The scale of the batch decides which way it goes."""
+    x = m.a(x)
+    return x - x.mean() if x.sum() > 0 else x * 2
+
+
+def test_choices_made_on_the_data(verdict):
+    assert verdict("BN608", Fn(branching, a=nn.Linear(16, 4)), X) == {}
+    ranked = Fn(lambda m, x: m.a(x) + m.a(x).topk(1, dim=0).values, a=nn.Linear(16, 4))
+    assert list(verdict("BN608", ranked, X).values()) == ["info"]
+
+
 def test_the_op_that_mixes_is_named(found):
     model = mlp(between=lambda x: x - x.amax(0))
     (finding,) = found(model, X, select=["BN608"], static=False).values()
