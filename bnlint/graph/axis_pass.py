@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from bnlint.graph.axes import Atom, Axes, Axis, Origin, Role, fresh, resized, roles, size_of
+from bnlint.graph.axis_arguments import cat_dim
 from bnlint.graph.ops import Kind, argument, op_name, shape_of
 
 Shape = tuple[int, ...]
@@ -46,7 +47,18 @@ class AxisPass:
         if node.meta["kind"] in (Kind.CONV, Kind.CONV_TRANSPOSE) and len(x) == len(shape) > 2:
             spatial = [fresh(Role.SPATIAL, node.name, i, size, guessed=True) for i, size in enumerate(shape) if i > 1]
             return (x[0], fresh(Role.CHANNEL, node.name, 1, shape[1]), *spatial)
+        if node.meta["kind"] is Kind.CAT:
+            return self._unequal_parts(node, shape)
         return self.by_shape(node, shape, guessed=True)
+
+    def _unequal_parts(self, node: fx.Node, shape: Shape) -> Axes:
+        """A concatenation that failed: its parts tell the axis it joins, and the others where they agree."""
+        parts, joins = [axes_of(n) for n in node.all_input_nodes], cat_dim(node) % len(shape)
+        sure = [d == joins or len({size_of(part[d]) for part in parts}) == 1 for d in range(len(shape))]
+        return tuple(
+            axis if sure[d] else fresh(Role.UNKNOWN, node.name, d, shape[d], guessed=True)
+            for d, axis in enumerate(self.rules[Kind.CAT](self, node, shape))
+        )
 
     def by_shape(self, node: fx.Node, shape: Shape, *, guessed: bool = False) -> Axes:
         """For an op bnlint does not know: axes of the same size at the same place are taken to be the same.

@@ -171,3 +171,20 @@ class Mixer(nn.Module):
 )
 def test_deliberate_position_mixing_is_silent(found, model):
     assert found(model, "2x3x8x12") == {}
+
+
+@pytest.mark.parametrize(("channels", "wanted"), [(16, {"BN201", "BN207"}), (32, {"BN207"})])
+def test_the_channels_behind_a_concatenation_that_fails(found, channels, wanted):
+    def forward(m, x):
+        edge = torch.relu(m.down(x))
+        inside = torch.relu(m.deep(F.max_pool2d(edge, 2)))
+        return m.head(torch.cat([m.up(inside), edge], dim=1))
+
+    model = Fn(
+        forward,
+        down=nn.Conv2d(1, 16, 3),
+        deep=nn.Conv2d(16, 16, 3),
+        up=nn.ConvTranspose2d(16, 16, 2, 2),
+        head=nn.Conv2d(channels, 4, 3),
+    )
+    assert {code for code, _ in found(model, "2x1x32x32") if code.startswith("BN2")} == wanted
