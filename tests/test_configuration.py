@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from bnlint import worker
 from bnlint.config.globs import module_pattern, path_pattern
@@ -482,7 +483,10 @@ class TestProcess:
         Path("pyproject.toml").write_text("[project]\nname = 'x'\n")
         dry = self.command("init-config", "--dry-run")
         assert (dry.returncode, Path("pyproject.toml").read_text()) == (0, "[project]\nname = 'x'\n")
+        Path(".pre-commit-config.yaml").write_text("repos:\n")
         done = self.command("init-config")
+        (hook,) = yaml.safe_load("repos:\n" + done.stderr.partition("\n\n")[2])["repos"]
+        assert hook["hooks"][0]["entry"] == "bnlint check --changed"
         text = Path("pyproject.toml").read_text()
         assert (done.returncode, done.stdout, dry.stdout in text) == (0, "", True)
         assert [row["target"] for row in tomllib.loads(text)["tool"]["bnlint"]["targets"]] == ["models/net.py:Net"]

@@ -154,6 +154,13 @@ class TestSarif:
         assert (found["d"]["baselineState"], found["net.conv"]["baselineState"]) == ("unchanged", "new")
         assert found["net.conv"]["properties"]["evidence"] == {"ratio": "nan", "shape": [1, 2]}
 
+    def test_precision_follows_the_severity(self) -> None:
+        rules = {
+            row["id"]: row["properties"]["precision"]
+            for row in self.log("findings")["runs"][0]["tool"]["driver"]["rules"]
+        }
+        assert rules == {"BN101": "very-high", "BN105": "medium"}
+
     def test_a_failure_is_a_notification(self) -> None:
         (invocation,) = self.log("failed")["runs"][0]["invocations"]
         assert invocation["executionSuccessful"] is False

@@ -18,6 +18,15 @@ from bnlint.report.text import clean
 from bnlint.whole import write
 
 _HEAD = "# Checked by `bnlint check`; the keys are explained in docs/configuration.md of bnlint.\n"
+_HOOK = """\
+  - repo: local
+    hooks:
+      - id: bnlint
+        name: bnlint
+        entry: bnlint check --changed
+        language: system
+        types: [python]
+        require_serial: true"""
 
 
 @click.command("init-config", context_settings=ENVIRONMENT)
@@ -43,6 +52,9 @@ def init_config(places: tuple[str, ...], dry_run: bool) -> int:
     write(file, before + text)
     noun = "target" if len(found) == 1 else "targets"
     put(f"wrote {len(found)} {noun} into {file.name}; `bnlint check` checks them", sys.stderr)
+    hooks = here / ".pre-commit-config.yaml"
+    if hooks.is_file() and "bnlint" not in hooks.read_text(encoding="utf-8", errors="replace"):
+        put(f"to check them in every commit, add this to {hooks.name}:\n\n{_HOOK}", sys.stderr)
     return 0
 
 

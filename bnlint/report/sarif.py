@@ -13,12 +13,13 @@ from bnlint.registry import RegistryError, load_rules
 from bnlint.report.json import plain
 from bnlint.report.place import findings, identified, path_in, sentence
 from bnlint.report.text import Look, clean
-from bnlint.rule import ENGINE_CODES, Finding, Location, Rule, Severity
+from bnlint.rule import ENGINE_CODES, Finding, Location, Rule, Severity, State
 
 ROOT = "GITHUB_WORKSPACE"
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _PROBLEMS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "recommendation"}
+_PRECISION = {Severity.ERROR: "very-high", Severity.WARNING: "high", Severity.INFO: "medium"}
 _TEXT = 1024  # characters of a description
 _RESULTS = 25_000  # of a run
 
@@ -66,7 +67,7 @@ def _descriptor(code: str, rules: Mapping[str, type[Rule]], rows: list[Finding])
         "defaultConfiguration": {"level": _LEVELS[severity]},
         "properties": {
             "tags": ["pytorch", rule.phase.value if rule else "bnlint"],
-            "precision": "very-high" if severity is Severity.ERROR else "high",
+            "precision": "low" if rule and rule.state is State.PREVIEW else _PRECISION[severity],
             "problem.severity": _PROBLEMS[severity],
         },
     }
