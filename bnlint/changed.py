@@ -34,7 +34,8 @@ def local_files(check: Check, root: Path) -> set[Path]:
         start.append(Path(settings.input_fn.rpartition(":")[0]))
     if settings.batch and ".py:" in settings.batch:
         start.append(Path(settings.batch.rpartition(":")[0]))
-    return set(_closure([path.resolve() for path in start], [path.resolve() for path in roots]))
+    weights = {Path(settings.weights).resolve()} if settings.weights else set()
+    return set(_closure([path.resolve() for path in start], [path.resolve() for path in roots])) | weights
 
 
 def _files_of(target: Target, roots: Sequence[Path]) -> Iterator[Path]:

@@ -261,6 +261,11 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "net.py:Net", "--weights", "gone.pt", *options]) == 2
 
 
+def test_not_on_the_meta_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "net.py:Net", "--weights", "w.pt", "--meta"]) == 2
+    assert "--meta" in capsys.readouterr().err
+
+
 def test_configuration() -> None:
     Path("models").mkdir()
     torch.save(duplicated(), "models/w.pt")

@@ -74,7 +74,7 @@ class TestConcerned:
                 "broken.py": "import (\n",
                 "unused.py": GOOD,
                 "bnlint.toml": '[[targets]]\ntarget = "models/net.py:Net"\n[[targets]]\ntarget = "shop.models:build"\n'
-                'input-fn = "batches.py:make"\n[[targets]]\ntarget = "broken.py:Net"\n',
+                'input-fn = "batches.py:make"\n[[targets]]\ntarget = "broken.py:Net"\nweights = "best.pt"\n',
             },
         )
 
@@ -92,6 +92,7 @@ class TestConcerned:
             ("late.py", "shop.models:build"),
             ("helper.py", "shop.models:build"),
             ("broken.py", "broken.py:Net"),
+            ("best.pt", "broken.py:Net"),
             ("unused.py", ""),
             ("gone.py", ""),
             ("bnlint.toml", "models/net.py:Net shop.models:build broken.py:Net"),

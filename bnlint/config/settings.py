@@ -76,6 +76,8 @@ class Settings:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("autocast", self.autocast, HALVES)
         _one_of("mode", self.mode, MODES)
+        if self.meta and self.weights:
+            raise ConfigError("--meta makes no values and --weights loads some; leave one of them out")
         if self.python and not self.isolate:
             raise ConfigError("another Python and no process of its own exclude each other; leave one of them out")
 
