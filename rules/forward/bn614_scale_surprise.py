@@ -9,6 +9,7 @@ from bnlint.rule import Finding, Phase, Rule, Severity
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
+    from bnlint.signal.statistics import NodeStats
 
 
 class ScaleSurprise(Rule):
@@ -54,7 +55,8 @@ class ScaleSurprise(Rule):
     ```
 
     Compared is the mean square at conv and linear layers of the path that all data takes, each relative to the layer
-    before, so that one surprise is reported once, where it is. Layers of fewer than 16 units, or whose prediction is a
+    before, so that one surprise is reported once, where it is. The prediction is for an input of zero mean and unit
+    scale, and nothing is said of a batch far from that (BN610). Layers of fewer than 16 units, or whose prediction is a
     guess because an op before them is not known, are left out, and so are trained weights, which are anything but
     independent of their input.
 
@@ -81,6 +83,9 @@ class ScaleSurprise(Rule):
         prediction = model.prediction
         if prediction is None or model.mode != "train" or model.survey.trained:
             return
+        given = [probe.stats[n.name] for n in graph.nodes if n.op == "placeholder" and n.name in probe.stats]
+        if not all(_is_as_predicted(stats) for stats in given):
+            return
         before = 1.0
         for node in trunk(graph):
             found, weight = probe.stats.get(node.name), graph.weight(node)
@@ -103,3 +108,9 @@ class ScaleSurprise(Rule):
                     evidence={"measured": found.second_moment, "predicted": wanted, "surprise": surprise},
                 )
                 return
+
+
+def _is_as_predicted(stats: NodeStats) -> bool:
+    """True for an input of about zero mean and unit scale."""
+    moment, mean = stats.second_moment, stats.mean
+    return moment is None or mean is None or (0.5 <= moment <= 2 and mean * mean <= moment / 4)

@@ -179,3 +179,7 @@ WIDE = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
 )
 def test_scale_surprise(verdict, model, wanted):
     assert verdict("BN614", model, WIDE) == wanted
+
+
+def test_a_batch_of_another_scale_is_no_surprise(verdict):
+    assert verdict("BN614", stack(), WIDE * 40 + 100) == {}
