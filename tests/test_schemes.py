@@ -217,3 +217,41 @@ def test_a_fresh_head_on_a_trained_body():
     survey = Survey(nn.Sequential(body, nn.ReLU(), nn.Linear(256, 100)))
     assert survey.of("0.weight").law == "unknown"
     assert survey.of("2.weight").is_default
+
+
+def biased(draw, width):
+    model = nn.Sequential(nn.Linear(20, width), nn.ReLU(), nn.Linear(width, 10))
+    for p in model.parameters():
+        if p.ndim > 1:
+            nn.init.kaiming_normal_(p, nonlinearity="relu")
+        else:
+            draw(p)
+    return model
+
+
+@pytest.mark.parametrize("start", [nn.init.zeros_, lambda b: b])
+def test_a_short_training_shows_in_the_biases(start):
+    """A hundred steps of Adam leave the weights' histogram as it was; 64 biases look like some round law."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = biased(start, 64)
+        assert Survey(model).of("0.weight").schemes
+        steps = torch.optim.Adam(model.parameters(), 1e-3)
+        for _ in range(100):
+            x, y = batch(model)
+            F.cross_entropy(model(x), y).backward()
+            steps.step()
+            steps.zero_grad()
+        assert Survey(model).of("0.weight").law == "unknown"
+
+
+def test_biases_drawn_from_the_weights_law_or_a_usual_one_are_fresh():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.02)
+    assert Survey(model).of("0.weight").scheme.name == "N(0, 0.02²)"
+    assert Survey(biased(lambda b: nn.init.normal_(b, std=0.01), 1024)).of("0.weight").schemes
+    assert (
+        Survey(biased(lambda b: nn.init.normal_(b, std=1e-6), 64)).of("0.weight").schemes
+    )  # as in vision transformers

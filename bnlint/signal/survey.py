@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from bnlint.signal.laws import KOLMOGOROV, SMALLEST
 from bnlint.signal.schemes import Recognition, recognise
 
 SMALL = 8192  # entries; a larger tensor shows by itself that it was trained
+MANY = 512  # entries of a bias that fix its scale to a tenth
+TINY = 1e-5  # standard deviation of a bias; one optimizer step moves it by more
 SHARE = 1 / 3  # of the parameters that can tell: if so many have moved, the model is taken to be trained
 
 
@@ -81,7 +84,9 @@ class Survey:
         fans = fans_of(module)
         if fans is None:
             return True if getattr(module, "weight", None) is not None and values.numel() < SMALLEST else None
-        return _left_default(values, fans.default_bound or math.inf) and not _drawn_otherwise(bias)
+        return _left_default(values, fans.default_bound or math.inf) and not _drawn_otherwise(
+            bias, getattr(module, "weight", None)
+        )
 
 
 def _left_default(values: torch.Tensor, bound: float) -> bool:
@@ -97,7 +102,18 @@ def _left_default(values: torch.Tensor, bound: float) -> bool:
     return distance * (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n)) > KOLMOGOROV
 
 
-def _drawn_otherwise(bias: torch.Tensor) -> bool:
-    """True for a bias that was drawn from a normal or another uniform law of round scale."""
+def _drawn_otherwise(bias: torch.Tensor, weight: Any) -> bool:
+    """True for a bias drawn from a law of its own: that of the layer's weight, or one of a scale that people choose.
+
+    Fewer than `MANY` trained entries look like a draw of some round scale as often as not.
+    """
     found = recognise(bias)
-    return found is not None and found.drawn and bool(found.schemes)
+    if found is None or not found.drawn:
+        return False
+    if found.std < TINY:
+        return True
+    usual = {scheme.label for scheme in found.schemes if scheme.tier == 1}
+    if bias.numel() >= MANY:
+        return bool(usual)
+    beside = recognise(weight) if isinstance(weight, torch.Tensor) else None
+    return beside is not None and not usual.isdisjoint(scheme.label for scheme in beside.schemes)
