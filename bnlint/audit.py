@@ -6,6 +6,7 @@ Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here kn
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -228,11 +229,10 @@ class _Run:
             if not audited.has_values and "meta" in str(error):
                 self.report.skipped_rules.append({"code": rule.code, "reason": NO_VALUES})
                 return
-            if self.job.debug:
-                raise
             message = f"{rule.code} {rule.name} raised {type(error).__name__}: {error}"
             help = "this is a bug in the rule; run again with --debug for its traceback and report it"
-            self.findings.append(engine_finding("BN909", message, help=help, evidence={"rule": rule.code}))
+            note = traceback.format_exc() if self.job.debug else ""
+            self.findings.append(engine_finding("BN909", message, help=help, note=note, evidence={"rule": rule.code}))
 
     def _cannot_run(self, rule: Rule, audited: AuditedModel) -> str | None:
         graph, phase = audited.graph, rule.phase

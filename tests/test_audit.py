@@ -139,7 +139,8 @@ def test_equal_layers_are_one_finding_with_a_list(tmp_path):
     assert finding.modules == tuple(f"blocks.{i}.norm" for i in range(5))
 
 
-def test_a_rule_that_crashes_hides_nothing(tmp_path):
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_rule_that_crashes_hides_nothing(tmp_path, debug):
     (tmp_path / "rule.py").write_text(
         textwrap.dedent(
             """
@@ -165,8 +166,10 @@ def test_a_rule_that_crashes_hides_nothing(tmp_path):
         tmp_path,
         inputs=("2x4",),
         rule_paths=(str(tmp_path / "rule.py"),),
+        debug=debug,
     )
     assert {f.code for f in report.findings} == {"BN401", "BN909"}
+    assert ["rule.py" in f.note for f in report.findings if f.code == "BN909"] == [debug]
     assert Report([report]).exit_code() == 2
 
 
