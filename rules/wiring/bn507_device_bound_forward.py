@@ -18,7 +18,8 @@ class DeviceBoundForward(Rule):
 
     Why it matters: `torch.zeros(n)` makes a tensor on the CPU. As long as the model is there too nothing shows; on a
     GPU the first op that combines it with an activation raises "Expected all tensors to be on the same device". A
-    `.cuda()` in forward fails on a machine without one and puts everything on the first of several GPUs.
+    `.cuda()` in forward fails on a machine without one and puts everything on the first of several GPUs, so that under
+    `DataParallel` on eight cards seven replicas get tensors of the wrong card.
 
     Example (bad):
 

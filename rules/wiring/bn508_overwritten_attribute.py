@@ -58,8 +58,9 @@ class OverwrittenAttribute(Rule):
     an `if`, a subclass that replaces a layer of its base, and wrapping (`self.fc = wrap(self.fc)`) are not reported.
     Only calls of classes that the class's module can name are known to be layers.
 
-    References: Pylint message W0128 (redeclared-assigned-name), the same slip with a variable.
-    """
+    References: github.com/pytorch/pytorch issue 6316, a real case: the norm of the fourth conv got the name of the
+    hidden layer's, and its author wondered why a BatchNorm2d asks for 2-D input; Pylint message W0128
+    (redeclared-assigned-name), the same slip with a variable."""
 
     code = "BN508"
     name = "overwritten-attribute"

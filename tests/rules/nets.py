@@ -1,6 +1,7 @@
 """What the tests of the shape family share: layers, layouts, and how to look at what was found."""
 
 import inspect
+import linecache
 
 from torch import nn
 
@@ -30,6 +31,11 @@ def only(rows, code):
     """The one finding of a code; other errors of the shape family would be echoes of it."""
     assert [c for c, _ in rows if c.startswith("BN2") or c.startswith("BN9")] == [code]
     return one(rows, code)
+
+
+def line_at(location):
+    """The text at a finding's place."""
+    return linecache.getline(location.file, location.line)
 
 
 def line_of(cls, text):

@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from bnlint import Severity
 
 from .conftest import Fn
+from .nets import line_at
 
 INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
 
@@ -166,10 +167,45 @@ def test_the_odd_one_out(severities):
 
 @pytest.mark.parametrize(
     "model",
-    [Made([True, True, False, True, True]), Made([False, True, True, True]), HeadBesideBody(), DCGAN()],
+    [Made([True, True, True, True]), Made([False, True, True, True]), HeadBesideBody(), DCGAN()],
 )
 def test_bare_by_design(severities, model):
     assert severities("BN107", model, "4x3x32x32") == {}
+
+
+def test_a_flag_that_leaves_one_out_is_a_remark(severities):
+    assert severities("BN107", Made([True, True, False, True, True]), "4x3x32x32") == {"body.6": INFO}
+
+
+class Inception(nn.Module):
+    """Branches of one block, each in a container of its own."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.two = nn.Sequential(
+            nn.Conv2d(8, 4, 3, padding=1),
+            norm(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+        )
+
+    def forward(self, x):
+        return torch.cat([self.one(x), self.two(x)], 1)
+
+
+def test_the_same_norm_is_missing_in_every_block(found):
+    """Siblings are looked for in all blocks of a class, as one block alone has too few; one finding lists them."""
+    stem, head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+    bare, normed = (
+        nn.Sequential(stem, *(Inception(n) for _ in range(3)), head) for n in (lambda _: nn.Identity(), nn.BatchNorm2d)
+    )
+    ((key, finding),) = found(bare, "4x3x16x16", select=["BN107"]).items()
+    assert key == ("BN107", "1.two.0") and finding.modules == ("1.two.0", "2.two.0", "3.two.0")
+    assert "nn.Conv2d(8, 4, 3, padding=1)," in line_at(finding.location)
+    assert found(normed, "4x3x16x16", select=["BN107"]) == {}
 
 
 # -- BN108 ---------------------------------------------------------------------------------------------------------
@@ -188,15 +224,15 @@ class Residual(nn.Module):
 
 
 class PreActivation(nn.Module):
-    def __init__(self):
+    def __init__(self, shortcut=None):
         super().__init__()
         self.norm1, self.conv1 = nn.BatchNorm2d(3), conv(3, 8)
         self.norm2, self.conv2 = nn.BatchNorm2d(8), conv(8, 8)
-        self.shortcut = conv(3, 8, 1)
+        self.own, self.shortcut = shortcut, conv(3, 8, 1)
 
     def forward(self, x):
         y = F.relu(self.norm1(x))
-        return self.shortcut(y) + self.conv2(F.relu(self.norm2(self.conv1(y))))
+        return (self.own(x) if self.own else self.shortcut(y)) + self.conv2(F.relu(self.norm2(self.conv1(y))))
 
 
 def scaled(factor):
@@ -224,9 +260,16 @@ def test_a_branch_that_starts_small_is_no_error(found):
     assert rows["BN108", "shortcut"].severity is WARNING
 
 
+def test_a_branch_without_its_last_norm(severities):
+    """A ResNet block whose second norm was deleted; the projection still has its own."""
+    model = Residual(nn.Sequential(conv(3, 8, 1), nn.BatchNorm2d(8)), last=lambda _: nn.Identity())
+    assert severities("BN108", model, "4x3x8x8") == {"body.3": WARNING}
+
+
 @pytest.mark.parametrize(
     "model",
     [
+        PreActivation(nn.Sequential(conv(3, 8, 1), nn.BatchNorm2d(8))),
         Residual(nn.Sequential(conv(3, 8, 1), nn.BatchNorm2d(8))),
         Residual(nn.Sequential(conv(3, 8, 1), nn.GroupNorm(2, 8))),
         Residual(weight_norm(nn.Conv2d(3, 8, 1))),
