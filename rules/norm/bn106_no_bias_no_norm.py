@@ -88,7 +88,7 @@ class NoBiasNoNorm(Rule):
     phase = Phase.GRAPH
 
     min_siblings: int = 2
-    share: float = 0.6
+    share: float = 0.5  # of all bias-free convs that is normalised
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Splits the bias-free convs into normalised ones and ones that meet a rectifier as they are."""

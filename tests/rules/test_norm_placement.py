@@ -80,6 +80,32 @@ def test_bias_free_by_design(severities, model):
     assert severities("BN106", model, inputs) == {}
 
 
+class Half(nn.Module):
+    """A block of two convs that lost the norm of its first one, in every place it is used."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inside, 8, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_half_of_the_convs_without_norm_or_bias(found):
+    model = nn.Sequential(Half(3), Half(8), Half(8), nn.Conv2d(8, 2, 1))
+    rows = found(model, "4x3x16x16", info=True, select=["BN106"])
+    assert {path: (f.severity, f.modules) for (_, path), f in rows.items()} == {
+        "0.body.0": (INFO, ("0.body.0",)),
+        "1.body.0": (WARNING, ("1.body.0", "2.body.0")),
+    }
+
+
 # -- BN107 ---------------------------------------------------------------------------------------------------------
 
 
