@@ -18,7 +18,8 @@ def interpreter(told: str | None = None, root: str = "") -> str:
         return shutil.which(told) or told
     if importlib.util.find_spec("torch") is not None:
         return sys.executable
-    found = (shutil.which("python", path=str(folder / _SCRIPTS)) for folder in _environments(root))
+    places = (f"{folder / _SCRIPTS}{os.pathsep}{folder}" for folder in _environments(root))  # conda's on Windows: there
+    found = (shutil.which("python", path=place) for place in places)
     return next(filter(None, found), sys.executable)
 
 
