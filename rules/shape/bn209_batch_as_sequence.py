@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from bnlint.rule import Finding, Phase, Rule, Severity
 
 if TYPE_CHECKING:
+    from torch import fx
+
     from bnlint.graph.model import AuditedModel
 
 
@@ -81,12 +83,12 @@ class BatchAsSequence(Rule):
                 + (", which is the batch" if does == "runs along" else "")
                 + f": {found.why}",
                 severity=Severity.ERROR if found.certain else Severity.WARNING,
-                help=_help(cls, found.dim, len(found.shape)),
+                help=_help(cls, found.node, found.dim, len(found.shape)),
                 evidence={"shape": list(found.shape), "axis": found.dim},
             )
 
 
-def _help(cls: str, dim: int, rank: int) -> str:
+def _help(cls: str, node: fx.Node, dim: int, rank: int) -> str:
     if cls in ("pack_padded_sequence", "pad_packed_sequence"):
         return f"pass `batch_first={dim == (cls == 'pad_packed_sequence')}` to `{cls}`"
     if cls.endswith("Cell"):
@@ -95,4 +97,6 @@ def _help(cls: str, dim: int, rank: int) -> str:
         return "give it a time axis: `x.unsqueeze(1)` with `batch_first=True`, or use a Linear layer"
     if dim == 1:
         return "keep the batch first here, without the transpose before it, or drop `batch_first=True`"
-    return "set `batch_first=True`, or transpose before and after, as in `self.rnn(x.transpose(0, 1))`"
+    name = str(node.target).rpartition(".")[2]
+    layer = f"self.{name}" if node.op == "call_module" and name.isidentifier() else "layer"
+    return f"set `batch_first=True`, or transpose before and after, as in `{layer}(x.transpose(0, 1))`"
