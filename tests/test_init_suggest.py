@@ -167,5 +167,14 @@ class TestText:
         self.after(model, "2x8")
         assert torch.equal(model[0].weight, before)
 
+    def test_parts_of_the_class_of_the_whole(self) -> None:
+        def part() -> nn.Module:
+            return nn.Sequential(nn.Linear(256, 256), nn.BatchNorm1d(256), nn.Tanh())
+
+        model = nn.Sequential(part(), nn.Linear(256, 256), part(), nn.Linear(256, 256))
+        self.after(model, "4x256")
+        gains = [float(m.weight.std()) * 16 for m in model.modules() if isinstance(m, nn.Linear)]
+        assert gains == pytest.approx([1, 5 / 3, 1, 5 / 3], rel=0.03)
+
     def test_a_model_without_weights(self) -> None:
         assert applied(nn.Sequential(nn.ReLU()), suggested(nn.Sequential(nn.ReLU()), "2x8")) is not None

@@ -36,11 +36,20 @@ def suggestion(model: AuditedModel, initials: Initials, rows: Iterable[LayerInit
         ]
     named = [*_by_name(model, others), *_zero_norms(model, initials)]
     if named:
-        body += [f'    if type(module).__name__ == "{name}":  # `apply` comes to the whole model last']
+        body += [f"    if {_is_whole(model)}:  # `apply` comes to the whole model last"]
         body += [f"        {line}" for line in named]
     if len(body) == 2:
         body.append("    return")
     return "\n".join(["from torch import nn", "", "", *body]) + "\n"
+
+
+def _is_whole(model: AuditedModel) -> str:
+    """The test by which the function knows the model from its parts."""
+    modules = list(model.module.modules())
+    name = type(model.module).__name__
+    if sum(type(module).__name__ == name for module in modules) == 1:
+        return f'type(module).__name__ == "{name}"'
+    return f"len(list(module.modules())) == {len(modules)}"
 
 
 def _is_layer(model: AuditedModel, row: LayerInit) -> bool:
