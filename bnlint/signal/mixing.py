@@ -46,7 +46,7 @@ def mixing(model: nn.Module, graph: Graph, inputs: Inputs, copy: Callable[[Input
     None as well where the code branches on the data: which way it takes is then the batch's affair.
     """
     pair = inputs.with_batch(_SAMPLES) if inputs.batch_size > _SAMPLES else inputs
-    outputs = [node for node in graph.outputs if _batch_axis(graph.axes(node)) is not None]
+    outputs = [node for node in graph.outputs if _is_by_sample(graph, node, inputs.batch_size)]
     if pair is None or pair.batch_size != _SAMPLES or not outputs or not _is_a_batch(inputs):
         return None
     with torch.no_grad(), training_mode(model, False):
@@ -59,6 +59,11 @@ def mixing(model: nn.Module, graph: Graph, inputs: Inputs, copy: Callable[[Input
     worst = max((found[node.name] for node in outputs if node.name in found), default=0.0)
     first = next((node for node in graph.nodes if found.get(node.name, 0.0) > _TOLERANCE), None)
     return Mixing(worst, first) if worst > _TOLERANCE else Mixing(0.0)
+
+
+def _is_by_sample(graph: Graph, node: fx.Node, size: int) -> bool:
+    """True for an output with samples along one axis; a second axis of that length may be samples, too: all pairs."""
+    return _batch_axis(graph.axes(node)) is not None and graph.shape(node).count(size) == 1
 
 
 def _is_a_batch(inputs: Inputs) -> bool:

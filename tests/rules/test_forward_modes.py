@@ -29,6 +29,12 @@ def mlp(before=lambda x: x, between=lambda x: x):
     return Fn(lambda m, x: m.outer(m.between(m.inner(before(x)).relu())), **layers)
 
 
+def pooled_pairs(m, x):
+    """All pairs of samples, those of one side pooled by a learnt query that is repeated for each."""
+    pooled = nn.functional.scaled_dot_product_attention(m.p.repeat(len(x), 1, 1), m.b(x)[:, None], m.b(x)[:, None])
+    return m.a(x) @ pooled[:, 0].T
+
+
 class Tagger(nn.Module):
     """Recurrent along axis 0, whatever that is."""
 
@@ -62,6 +68,7 @@ class Dropped(nn.Module):
         (Tagger(lambda x: x), STEPS, False),  # time first, maybe
         (Tagger(lambda x: x[-1]), STEPS, False),  # time first
         (Fn(lambda m, x: m.a(x) @ m.b(x).T, a=nn.Linear(16, 8), b=nn.Linear(16, 8)), X, False),  # all pairs
+        (Fn(pooled_pairs, a=nn.Linear(16, 8), b=nn.Linear(16, 8), p=nn.Parameter(torch.randn(1, 1, 8))), X, False),
         (Fn(lambda m, x: m.a(x).mean(), a=nn.Linear(16, 8)), X, False),  # a loss
         (mlp(lambda x: x - x.mean(0)), X[:1], False),  # no other sample
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 4, 3)), MAPS, False),
