@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import sysconfig
@@ -30,7 +31,9 @@ def environment(folder: Path, *, torch: bool) -> str:
     venv.create(folder, with_pip=False)
     if torch:
         site = sysconfig.get_path("purelib", vars={"base": str(folder)})
-        Path(site, "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        spec = importlib.util.find_spec("torch")
+        assert spec is not None and spec.origin is not None
+        Path(site, "here.pth").write_text(f"{Path(spec.origin).parents[1]}\n")
     return str(folder / SCRIPTS / "python")
 
 
