@@ -120,10 +120,10 @@ def main() -> int:
     if options.page is not None:
         picture = options.page.with_suffix(".svg")
         plot(rows, picture)
-        setting = f"at most {options.largest:g} million parameters, "
-        setting += (
-            f"batches of {options.batch_size} N(0, 1) images of {options.size} pixels a side where a model takes any"
-        )
+        every = sum(1 for _ in builders(options.largest, options.size, drop_paths=options.drop_paths))
+        setting = f"{len(rows)} of the {every} classification models of torchvision with at most {options.largest:g} "
+        setting += f"million parameters, default initialisation, batches of {options.batch_size} N(0, 1) images of "
+        setting += f"{options.size} pixels a side where a model takes any size"
         options.page.write_text(page(rows, setting, picture.name), encoding="utf-8")
     return int(within([ratio for row in rows for ratio in row.ratios]) < SHARE)
 
