@@ -56,7 +56,8 @@ class MissingActivation(Rule):
     narrower than both ends), a Linear without bias before another, depthwise-separable and other grouped convs,
     factorised kernels (1xk then kx1), transposed convs, patch embeddings, the output projection of attention, a Linear
     that is reshaped into a map for a conv, outputs that more than one layer reads, a projection before a strided conv
-    that keeps the channels. A 1x1 conv at the place where two classes meet is info.
+    that keeps the channels. A 1x1 conv, or a strided one that keeps the channels, at the place
+    where two classes meet is info.
 
     References: Goodfellow, Bengio & Courville 2016, Deep Learning, section 6.1; github.com/nutonomy/nuscenes-devkit
     issue 728, a real case; Sandler et al. 2018, MobileNetV2 (arXiv 1801.04381), for linear bottlenecks by design.
@@ -200,15 +201,19 @@ def _is_pointwise(graph: Graph, node: fx.Node) -> bool:
 
 def _resamples(graph: Graph, first: fx.Node, second: fx.Node) -> bool:
     """A projection, then a strided conv that keeps the channels: the scale of a map is changed, as in DPT."""
-    stride, sizes = getattr(graph.module(second), "stride", (1,)), _sizes(graph, second)
-    return _is_pointwise(graph, first) and max(stride) > 1 and sizes is not None and sizes[0] == sizes[1]
+    return _is_pointwise(graph, first) and _changes_scale(graph, second)
+
+
+def _changes_scale(graph: Graph, node: fx.Node) -> bool:
+    stride, sizes = getattr(graph.module(node), "stride", (1,)), _sizes(graph, node)
+    return max(stride) > 1 and sizes is not None and sizes[0] == sizes[1]
 
 
 def _joins_classes(model: AuditedModel, first: fx.Node, second: fx.Node) -> bool:
-    """A 1x1 projection at the place where two classes meet: whoever joined them may have known."""
+    """A projection or a change of scale at the place where two classes meet: whoever joined them may have known."""
     graph = model.graph
     assert graph is not None
-    if not any(_is_pointwise(graph, n) for n in (first, second)):
+    if not any(_is_pointwise(graph, n) or _changes_scale(graph, n) for n in (first, second)):
         return False
     return _class_of_owner(model, first) is not _class_of_owner(model, second)
 

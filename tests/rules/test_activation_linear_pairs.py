@@ -91,6 +91,7 @@ class Projected(nn.Module):
     ("model", "shape", "severity"),
     [
         (nn.Sequential(Projected(), Head()), "2x8x8x8", Severity.INFO),  # a 1x1 projection where two classes meet
+        (nn.Sequential(Reassemble(), Head()), "2x8x16x16", Severity.INFO),  # a change of scale there
         (nn.Sequential(Projected(3), Head()), "2x8x8x8", Severity.WARNING),
         (nn.Sequential(nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 3), nn.ReLU()), "2x8x8x8", Severity.WARNING),
     ],
