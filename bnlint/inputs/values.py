@@ -203,7 +203,7 @@ def bound(
         inferred,
         sizes[0] if sizes else 1,
         [axes[name] for name, _ in rows],
-        isinstance(source, str) and source.startswith(_TOLD),
+        batch_told=isinstance(source, str) and source.startswith(_TOLD),
     )
 
 

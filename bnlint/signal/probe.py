@@ -21,6 +21,7 @@ from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.record import record
 from bnlint.graph.recording import Recording
+from bnlint.graph.untouched import untouched
 from bnlint.rule import Pass
 from bnlint.signal.agreement import Agreement, Sample, agreement, sampled
 from bnlint.signal.device import (
@@ -231,10 +232,17 @@ class _Probe:
         return map_tensors(self.inputs.targets, lambda tensor: tensor.to(self.found.device))
 
     def _further(self, which: Pass, make: Callable[[], None]) -> None:
-        """A pass that only some rules need; when it fails the facts of the first still stand."""
+        """A pass that only some rules need; when it fails the facts of the first still stand.
+
+        What it changes is put back, so that the next pass meets the model as this one did.
+        """
         try:
             doing = f"a further pass ({which.value})"
-            with explained(doing, self.found.device), casting(self.found.device, self.where.autocast):
+            with (
+                untouched(self.model, values=True),
+                explained(doing, self.found.device),
+                casting(self.found.device, self.where.autocast),
+            ):
                 make()
             self.found.passes.add(which)
         except ProbeError as error:

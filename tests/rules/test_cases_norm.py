@@ -421,7 +421,7 @@ CASES = {
     "shared-bn-01": Case(SharedHead, PICTURES, "BN104", "norm", WARNING),
     "shared-bn-03": Case(Contrast, PICTURES, "BN104", "bn", WARNING),
     "miss-bn-01": Case(Stem, PICTURES, "BN106", "conv0", INFO),
-    "miss-bn-05": Case(Mlp, "64x12", "BN109", "body.0", WARNING),
+    "miss-bn-05": Case(Mlp, "64x12", "BN109", "body.0", WARNING, also=("BN303",)),
     "miss-bn-03": Case(Projection, PICTURES, "BN108", "shortcut", WARNING),
     "eval-01": Case(OtherScale, DATA, "BN120", "norm", INFO, static=False),
     "eval-03": Case(Frozen, PICTURES, "BN111", "norm", WARNING),
@@ -429,7 +429,7 @@ CASES = {
     "eval-07": Case(HalfConverted, "16x3", "BN111", "reader_norm", WARNING),
     "eval-09": Case(momentum(0.0, 0.1), PICTURES, "BN103", "norm", INFO),
     "fp16-04": Case(UnitVectors, "16x12", "BN119", "", WARNING, options=HALF),
-    "fp16-07": Case(MaskedMean, SMALL, "BN119", "", WARNING, options=HALF),
+    "fp16-07": Case(MaskedMean, SMALL, "BN119", "", WARNING, also=("BN802",), options=HALF),
 }
 
 
