@@ -1,29 +1,38 @@
 """How the time of a static check grows with the depth of the model, and what recording costs beside a fake forward.
 
-Each family of models is checked at three depths in turns: one block, `--depth` blocks and ten times as many. Growth is
-the time above that of one block, ten times deeper by once: linear is 10, the limit is 11. Recording is compared with
-the same forward pass on the same fake tensors and nothing else, side by side. All times are CPU time of this process
-and the least of the repeats, so that a busy machine changes little.
+Each family of models is checked at three depths in turns: one block, `--depth` blocks and ten times as many. The first
+two give the cost that does not depend on the depth; growth is what lies above it, ten times deeper by once: linear is
+10, the limit is 11. Recording is compared with the same forward pass on the same fake tensors and nothing else, side by
+side. All times are CPU time of this process and the least of the repeats, so that a busy machine changes little.
+
+`--calls` counts function calls in place of seconds: the same number on every run and every machine. `--meta` checks a
+Llama of 70 billion parameters with `bnlint check --meta` in place of all this.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
+import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from time import process_time
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from deep import FAMILIES
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 
 from bnlint import audit
 from bnlint.graph.fake import fake_state, to_fake
@@ -32,153 +41,7 @@ from bnlint.graph.untouched import untouched
 from bnlint.job import Job
 
 GROWTH, RECORDING = 11.0, 3.0  # limits
-WIDTH = 16
-
-
-def plain(depth: int) -> nn.Module:
-    """Linear, BatchNorm, ReLU, one after the other."""
-    return nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU())))
-
-
-def linear_only(depth: int) -> nn.Module:
-    """Linear on Linear: a finding on every layer."""
-    return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(4 * depth)))
-
-
-def mismatched(depth: int) -> nn.Module:
-    """Every other layer takes a size that it does not get."""
-    return nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(16, 16), nn.ReLU(), nn.Linear(24, 16))))
-
-
-class Residual(nn.Module):
-    """A ResNet's basic blocks."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, WIDTH, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(),
-                nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(WIDTH),
-            ) for _ in range(depth)
-        )  # fmt: skip
-        self.fc = nn.Linear(WIDTH, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = functional.relu(x + block(x))
-        return self.fc(x.mean((2, 3)))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, time, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, time, 3, 2, width // 2).permute(2, 0, 3, 1, 4)
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, time, width))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
-
-
-class Transformer(nn.Module):
-    """A small GPT."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(50, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 50)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.tokens(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
-
-
-class Attention(nn.Module):
-    """Sequence-first torch.nn attention in a residual trunk."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(torch.randn(8, 1, WIDTH))
-        self.layers = nn.ModuleList(nn.MultiheadAttention(WIDTH, 2) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(depth))
-        self.head = nn.Linear(WIDTH, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.positions
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = norm(x + layer(x, x, x, need_weights=False)[0])
-        return self.head(x.mean(0))
-
-
-class Gated(nn.Module):
-    """Squeeze-and-excitation on the trunk itself, and activations in place."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.maps = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in range(depth))
-        self.gates = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer, gate in zip(self.maps, self.gates, strict=True):
-            x = x + self.act(layer(x))
-            x = x * torch.sigmoid(gate(x.mean((2, 3))))[:, :, None, None]
-        return x.mean((2, 3))
-
-
-class Unrolled(nn.Module):
-    """A recurrence written by hand, one step after the other."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.depth = depth
-        self.read, self.step, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = x.new_zeros(x.shape[0], WIDTH)
-        for _ in range(self.depth):
-            state = torch.tanh(self.read(x) + self.step(state))
-        return self.head(state)
-
-
-class Collected(nn.Module):
-    """Every step's state kept and joined at the end."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__()
-        self.depth, self.cell, self.head = depth, nn.GRUCell(WIDTH, WIDTH), nn.Linear(WIDTH, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = x.new_zeros(x.shape[0], WIDTH)
-        states = []
-        for _ in range(self.depth):
-            state = self.cell(x, state)
-            states.append(state)
-        return self.head(torch.stack(states, 1))
-
-
-FAMILIES: dict[str, tuple[Callable[[int], nn.Module], str]] = {
-    "plain": (plain, "8x16"),
-    "linear only": (linear_only, "8x16"),
-    "mismatched": (mismatched, "8x16"),
-    "residual": (Residual, "4x3x8x8"),
-    "transformer": (Transformer, "int64[4,8]<50"),
-    "attention": (Attention, "8x4x16"),
-    "gated": (Gated, "4x16x8x8"),
-    "unrolled": (Unrolled, "8x16"),
-    "collected": (Collected, "8x16"),
-}
+META_SECONDS, META_MEMORY = 60.0, 2.0  # limits of --meta; memory in GiB
 
 
 def main() -> None:
@@ -188,8 +51,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the fastest counts (default 3)")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), help="default all")
     parser.add_argument("--stages", action="store_true", help="also the growth of every stage")
+    parser.add_argument("--calls", action="store_true", help="count calls in place of seconds")
+    parser.add_argument("--meta", action="store_true", help="a model of 70 billion parameters, with --meta")
     arguments = parser.parse_args()
-    rows = [row(name, arguments.depth, arguments.repeats, arguments.stages) for name in arguments.families]
+    if arguments.meta:
+        rows = [meta()]
+    elif arguments.calls:
+        rows = [counted(name, arguments.depth) for name in arguments.families]
+    else:
+        rows = [row(name, arguments.depth, arguments.repeats, arguments.stages) for name in arguments.families]
     print(tabulate(rows, headers="keys", floatfmt=".2f"))
     sys.exit(int(any(found["verdict"] != "ok" for found in rows)))
 
@@ -207,7 +77,7 @@ def row(name: str, depth: int, repeats: int, stages: bool) -> dict[str, object]:
             runs[d].append(check(models[d], spec))
         ratios.append(recording_ratio(models[depth], spec))
     best = {d: min(total for total, _, _ in runs[d]) for d in depths}
-    growth = (best[10 * depth] - best[1]) / (best[depth] - best[1])
+    growth = grown({d: best[d] for d in depths})
     found: dict[str, object] = {
         "family": name,
         "ops": runs[10 * depth][0][2],
@@ -221,8 +91,90 @@ def row(name: str, depth: int, repeats: int, stages: bool) -> dict[str, object]:
     if stages:
         for stage in ("trace", "rules"):
             least = {d: min(seconds[stage] for _, seconds, _ in runs[d]) for d in depths}
-            found[stage] = (least[10 * depth] - least[1]) / (least[depth] - least[1])
+            found[stage] = grown(least)
     return found
+
+
+def grown(cost: dict[int, float]) -> float:
+    """How many times what one block, some and ten times as many cost grows, above what does not depend on them."""
+    one, depth, deep = cost
+    fixed = cost[one] - (cost[depth] - cost[one]) / (depth - one)
+    return (cost[deep] - fixed) / (cost[depth] - fixed)
+
+
+def counted(name: str, depth: int) -> dict[str, object]:
+    """One family's line of the table of calls: the growth of all, and of the stages and rules that cost a hundredth."""
+    make, spec = FAMILIES[name]
+    check(make(1), spec)  # imports, caches
+    calls = {d: calls_of(make(d), spec) for d in (1, depth, 10 * depth)}
+    total = {d: float(sum(found.values())) for d, found in calls.items()}
+    most = sorted(calls[10 * depth].items(), key=lambda row: -row[1])
+    parts = [
+        (part, grown({d: float(found[part]) for d, found in calls.items()}))
+        for part, count in most
+        if count > total[10 * depth] / 100 and calls[depth][part] > calls[1][part]
+    ]
+    growth = grown(total)
+    return {
+        "family": name,
+        "calls": int(total[10 * depth]),
+        "growth": growth,
+        "verdict": "ok" if growth <= GROWTH else "above the limit",
+        "by part": ", ".join(f"{part} {each:.1f}" for part, each in parts if abs(each - 10) >= 0.1),
+    }
+
+
+def calls_of(model: nn.Module, spec: str) -> Counter[str]:
+    """How many functions a static check calls, by stage and rule."""
+    found: Counter[str] = Counter()
+    part = ["rest"]
+
+    def count(_: object, event: str, __: object) -> None:
+        found[part[-1]] += event in ("call", "c_call")
+
+    def within(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        part.append(name)
+        try:
+            return work(*arguments)
+        finally:
+            part.pop()
+
+    def run_rule(run: Any, rule: Any, audited: Any) -> None:
+        within(rule.code, check_rule, run, rule, audited)
+
+    def run_trace(run: Any, audited: Any, given: Any) -> None:
+        within("trace", trace, run, audited, given)
+
+    check_rule, trace = audit._Run._check, audit._Run._trace
+    with mock.patch.object(audit._Run, "_check", run_rule), mock.patch.object(audit._Run, "_trace", run_trace):
+        sys.setprofile(count)
+        try:
+            audit.audit_module(model, Job("model", inputs=(spec,), static=True))
+        finally:
+            sys.setprofile(None)
+    return found
+
+
+def meta() -> dict[str, object]:
+    """A Llama of 70 billion parameters, checked by a command of its own."""
+    import resource
+
+    command = [sys.executable, "-m", "bnlint", "check", f"{Path(__file__).with_name('llama.py')}:Llama", "--meta"]
+    command += ["--no-cache", "--isolated", "--output-format", "json"]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (target,) = json.loads(done.stdout)["targets"]
+    memory = used.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    return {
+        "parameters": target["parameters"],
+        "ops": target["ops"],
+        "s": seconds,
+        "CPU s": used.ru_utime + used.ru_stime,
+        "GiB": memory,
+        "verdict": "ok" if seconds <= META_SECONDS and memory <= META_MEMORY else "above the limit",
+    }
 
 
 def check(model: nn.Module, spec: str) -> tuple[float, dict[str, float], int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bnlint.collector import rare_collections
 from bnlint.grouping import grouped
 from bnlint.job import Job, TargetReport, sort_findings
 from bnlint.registry import load_rules
@@ -107,7 +108,7 @@ class _Run:
         if given is not None:
             self._trace(audited, given)
             self._probe(audited, given)
-        with self._stage("rules"):
+        with self._stage("rules"), rare_collections():
             for rule in self.rules:
                 self._check(rule, audited)
         self._layers(audited)
@@ -149,7 +150,7 @@ class _Run:
         from bnlint.graph.model import Graph
         from bnlint.inputs.variants import record_variant
 
-        with self._stage("trace"):
+        with self._stage("trace"), rare_collections():
             recording, reason = follow(audited.module, given.args, given.kwargs, given.batch_axes)
             audited.graph = Graph(recording, audited.module)
             if recording.fake and recording.error is None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     ("rule", "whole", "removed", "interpreter"),
     ("job", "target", "registry"),
-    ("grouping", "graph"),
+    ("collector", "grouping", "graph"),
     ("signal", "failure", "untraced"),
     ("load", "checkpoint"),
     ("inputs",),

@@ -173,6 +173,43 @@ def test_residual_branch_and_skip():
     assert graph.is_last_layer(graph.of_kind(Kind.LINEAR)[2])
 
 
+class Deep(nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        self.body = nn.Sequential(*(nn.ReLU() for _ in range(depth)))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+class Unrolled(nn.Module):
+    def __init__(self, steps):
+        super().__init__()
+        self.steps, self.read, self.step = steps, nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        state = torch.zeros_like(x)
+        for _ in range(self.steps):
+            state = torch.tanh(self.read(x) + self.step(state))
+        return state
+
+
+def test_a_residual_branch_of_any_length_is_found():
+    model = Deep(10_000)
+    graph = Graph(record(model, (torch.zeros(2, 4),)), model)
+    (add,) = graph.of_kind(Kind.ADD)
+    branch, skip = graph.residual_branch(add)
+    assert len(branch) == 10_000 and skip == []
+
+
+def test_the_branches_of_a_recurrence_cost_in_proportion_to_it():
+    model = Unrolled(400)
+    graph = Graph(record(model, (torch.zeros(2, 4),)), model)
+    found = [graph.residual_branch(add) for add in graph.of_kind(Kind.ADD)]
+    assert sum(len(branch) + len(skip) for branch, skip in filter(None, found)) < 400 * 100
+    assert found[10] is not None and graph.residual_branch(graph.of_kind(Kind.ADD)[10]) is found[10]
+
+
 _LAYERS = {
     "linear": lambda width: nn.Linear(width, width),
     "norm": nn.LayerNorm,

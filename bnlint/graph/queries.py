@@ -16,7 +16,9 @@ from bnlint.graph.axis_rules import assign_axes
 from bnlint.graph.ops import LAYERS, LINEAR_OPS, SHAPE_ONLY, WEIGHT_LAYERS, Kind, kind_of, op_name, shape_of
 from bnlint.graph.recording import OpError, Recording
 
-LONGEST_BRANCH = 300  # ops; the sums of an unrolled recurrence have the whole past before them
+# A branch of any length is found, but the sums of an unrolled recurrence have the whole past before them: what longer
+# branches than the short ones cost all together stays in proportion to the graph.
+SHORT_BRANCH, ALLOWANCE = 30, 10
 
 
 class Graph:
@@ -34,6 +36,8 @@ class Graph:
                 node.meta["class"] = type(module).__name__
             node.meta["kind"] = kind_of(node, module)
         assign_axes(recording.graph, self.module)
+        self._branches: dict[fx.Node, tuple[list[fx.Node], list[fx.Node]] | None] = {}
+        self._allowance = ALLOWANCE * len(self.nodes)  # steps
 
     @property
     def runs(self) -> bool:
@@ -166,28 +170,9 @@ class Graph:
 
     def residual_branch(self, add: fx.Node) -> tuple[list[fx.Node], list[fx.Node]] | None:
         """For `x + f(x)`: the nodes of the branch f, then those of the skip ([] for identity); None for another add."""
-        operands = [n for n in add.all_input_nodes if n.op != "get_attr"]
-        if self.kind(add) is not Kind.ADD or len(operands) != 2:
-            return None
-        reached = {operands[0]: 1, operands[1]: 2}
-        todo = [(-self.position[n], n) for n in operands]
-        heapq.heapify(todo)
-        paths: dict[int, list[fx.Node]] = {1: [], 2: []}  # from the sum upwards
-        while todo:
-            node = heapq.heappop(todo)[1]
-            if reached[node] == 3:
-                first, second = paths[1][::-1], paths[2][::-1]
-                return (first, second) if len(first) >= len(second) else (second, first)
-            if len(paths[1]) + len(paths[2]) > LONGEST_BRANCH:
-                return None
-            paths[reached[node]].append(node)
-            for source in node.all_input_nodes:
-                if source.op == "get_attr":
-                    continue
-                if source not in reached:
-                    heapq.heappush(todo, (-self.position[source], source))
-                reached[source] = reached.get(source, 0) | reached[node]
-        return None
+        if add not in self._branches:
+            self._branches[add] = self._find_branch(add)
+        return self._branches[add]
 
     def siblings(self, node: fx.Node) -> list[fx.Node]:
         """Layers of the same class in the same role: the same attribute name, or the same position in a Sequential."""
@@ -200,6 +185,32 @@ class Graph:
         ]
 
     # -- internals -------------------------------------------------------------------------------------------------
+
+    def _find_branch(self, add: fx.Node) -> tuple[list[fx.Node], list[fx.Node]] | None:
+        operands = [n for n in add.all_input_nodes if n.op != "get_attr"]
+        if self.kind(add) is not Kind.ADD or len(operands) != 2:
+            return None
+        reached = {operands[0]: 1, operands[1]: 2}
+        todo = [(-self.position[n], n) for n in operands]
+        heapq.heapify(todo)
+        paths: dict[int, list[fx.Node]] = {1: [], 2: []}  # from the sum upwards
+        while todo:
+            node = heapq.heappop(todo)[1]
+            if reached[node] == 3:
+                first, second = paths[1][::-1], paths[2][::-1]
+                return (first, second) if len(first) >= len(second) else (second, first)
+            if len(paths[1]) + len(paths[2]) > SHORT_BRANCH:
+                self._allowance -= 1
+                if self._allowance < 0:
+                    return None
+            paths[reached[node]].append(node)
+            for source in node.all_input_nodes:
+                if source.op == "get_attr":
+                    continue
+                if source not in reached:
+                    heapq.heappush(todo, (-self.position[source], source))
+                reached[source] = reached.get(source, 0) | reached[node]
+        return None
 
     def _walk(
         self, start: list[fx.Node], through: frozenset[Kind], step: Callable[[fx.Node], Sequence[fx.Node]]
