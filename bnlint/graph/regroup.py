@@ -185,11 +185,11 @@ def _orders(atoms: list[Atom], wanted: Sequence[int], left: tuple[int, ...]) -> 
 
 
 def _straddles(atoms: list[Atom], wanted: Sequence[int]) -> bool:
-    """True when an axis asked for takes a part of one axis together with a part or all of the next."""
+    """True when an axis asked for takes a part of one axis together with a part of the next."""
     ends, inner = _boundaries([atom.size for atom in atoms]) | {1}, 1
     for size in reversed(wanted):
         outer = inner * size
-        if any(inner < end < outer for end in ends) and not {inner, outer} <= ends:
+        if any(inner < end < outer for end in ends) and not {inner, outer} & ends:
             return True
         inner = outer
     return False

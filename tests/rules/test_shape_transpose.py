@@ -162,6 +162,7 @@ WELL_MADE = {
     "flatten": (reshaped(lambda m, y: m.f(y.flatten(1)), f=nn.Linear(16 * 96, 5))),
     "unflatten": (Fn(lambda m, x: m.a(x.view(-1, 3, 8, 12)), a=conv()), "2x288"),
     "grouped conv": (reshaped(lambda m, y: m.b(y), b=conv(16, 16, groups=16))),
+    "groups of heads": (Fn(lambda m, x: m.g(m.f(x).view(*x.shape[:2], 4, 6).flatten(2).view(*x.shape[:2], 2, 12)), f=nn.Linear(24, 24), g=nn.Linear(12, 4)), "2x10x24"),
     "squeezed axes": (Fn(lambda m, x: m.f(m.a(x).mean((2, 3), keepdim=True).view(-1, 1, 1, 16)), a=conv(), f=nn.Linear(16, 5)), "2x3x8x12"),
 }  # fmt: skip
 
