@@ -17,7 +17,7 @@ from bnlint.collector import rare_collections
 from bnlint.grouping import grouped
 from bnlint.job import Job, TargetReport, sort_findings
 from bnlint.registry import load_rules
-from bnlint.rule import Finding, Phase, Place, Rule, Severity, engine_finding
+from bnlint.rule import Finding, Location, Phase, Place, Rule, Severity, engine_finding
 from bnlint.untraced import TRAINED
 
 if TYPE_CHECKING:
@@ -273,6 +273,8 @@ class _Run:
         explained = {name for f in self.findings if f.severity is Severity.ERROR for name in f.nodes}
         nearest = self._nearest(audited)
         error = graph.recording.error
+        raised = audited.probe.raised if audited.probe is not None else None
+        raised_at = audited.resolve_call(raised.call) if raised is not None else None
         failed = [node for node in graph.recording.errors if node.name not in explained]
         if failed and not explained:
             fault, place = graph.error(failed[0]), audited.place(failed[0])
@@ -281,8 +283,15 @@ class _Run:
         elif error is not None and not explained and not isinstance(error, Unfollowable):
             place = Place("", audited.resolve_call(graph.recording.error_call))
             self._fail(_forward_failed(type(error).__name__, str(error), place, nearest))
+        elif raised is not None and not self._is_explained(raised_at):
+            self._fail(_forward_failed(raised.kind, raised.message, Place("", raised_at), nearest))
         elif nearest:
             self.report.notes.append(f"the input does not fit; one that does is {nearest}")
+
+    def _is_explained(self, line: Location | None) -> bool:
+        """True when an error is about the op that this line calls."""
+        places = [at for f in self.findings if f.severity is Severity.ERROR for at in (f.call, f.location) if at]
+        return line is not None and any((at.file, at.line) == (line.file, line.line) for at in places)
 
     def _untraced(self, audited: AuditedModel) -> None:
         """Says which rules did not run and what was not followed."""

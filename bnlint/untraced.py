@@ -40,6 +40,11 @@ def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -
         parts.append(f"{count}: {next(iter(reasons))}" if len(reasons) == 1 else count)
     if not parts:
         return None
+    probe, help = audited.probe, ""
+    if probe is not None and probe.failed_call is not None and place.call is None:
+        place = Place("", audited.resolve_call(probe.failed_call))
+    if probe is not None and probe.out_of_memory:
+        help = "pass a smaller one with --input, run on another --device, or without values with --static"
     note = "\n".join(f"not run: {', '.join(rows)} ({reason})" for reason, rows in reasons.items())
     evidence = {"skipped": sorted(codes), "ops": graph.op_count}
-    return engine_finding("BN904", "; ".join(parts), note=note, place=place, evidence=evidence)
+    return engine_finding("BN904", "; ".join(parts), help=help, note=note, place=place, evidence=evidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,8 +128,10 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter) and dense and tensor.is_leaf and not tensor._is_view()
 
 
+_FAKES = str(Path(torch._subclasses.__file__).parent)
+_OF_FAKES = ("tensor subclasses", "FakeTensor", "fake tensor")
 _SAYINGS = (
-    *("tensor subclasses", "FakeTensor", "fake tensor", "data pointer", "'Meta' backend", "meta tensor"),
+    *(*_OF_FAKES, "data pointer", "'Meta' backend", "meta tensor"),
     *("DataDependentOutputException", "DynamicOutputShapeException", "TorchScript interpreter"),  # scripted modules
 )
 
@@ -137,6 +140,16 @@ def cannot_follow(error: Exception) -> bool:
     """True for an exception that says more about fake tensors than about the model."""
     text = str(error)
     return isinstance(error, (*_CANNOT_FAKE, NotImplementedError)) or any(words in text for words in _SAYINGS)
+
+
+def meets_a_fake(error: BaseException) -> bool:
+    """True for an exception of a run on real tensors that comes from a fake one, left behind where nobody looked."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith(_FAKES):
+            return True
+        trace = trace.tb_next
+    return any(words in str(error) for words in _OF_FAKES)
 
 
 def reason(error: Exception) -> str:

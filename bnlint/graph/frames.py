@@ -74,6 +74,16 @@ def calling_line(depth: int) -> Call | None:
     return library
 
 
+def raised_at(error: BaseException) -> Call | None:
+    """The innermost frame of the user's code in a traceback; else the innermost of a library."""
+    found: dict[int, Call] = {}
+    trace = error.__traceback__
+    while trace is not None:
+        found[owner(trace.tb_frame.f_code.co_filename)] = Call(trace.tb_frame.f_code, trace.tb_lasti)
+        trace = trace.tb_next
+    return found.get(Owner.USER) or found.get(Owner.LIBRARY)
+
+
 def resolve(call: Call) -> Location:
     """The source span of a call; columns from Python 3.11 on. The path is relative to the working directory."""
     path = display_path(call.code.co_filename)

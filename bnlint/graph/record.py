@@ -15,7 +15,7 @@ from torch import nn
 
 from bnlint.graph.caches import without_fakes
 from bnlint.graph.fake import FakeMode, Unfollowable, fake_state, quiet_failures, to_fake
-from bnlint.graph.frames import Call, Owner, owner, stop_at
+from bnlint.graph.frames import raised_at, stop_at
 from bnlint.graph.memory import out_of_memory
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.recorder import Observer, Recorder, followed_calls
@@ -69,21 +69,11 @@ def record(
         except (Exception, SystemExit) as error:
             if out_of_memory(error):
                 raise
-            recording.error, recording.error_call = error, _origin(error)
+            recording.error, recording.error_call = error, raised_at(error)
     return recording
 
 
 stop_at(record.__code__)
-
-
-def _origin(error: BaseException) -> Call | None:
-    """The innermost frame of the user's code in a traceback; else the innermost of a library."""
-    found: dict[int, Call] = {}
-    trace = error.__traceback__
-    while trace is not None:
-        found[owner(trace.tb_frame.f_code.co_filename)] = Call(trace.tb_frame.f_code, trace.tb_lasti)
-        trace = trace.tb_next
-    return found.get(Owner.USER) or found.get(Owner.LIBRARY)
 
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:

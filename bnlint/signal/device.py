@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from bnlint.graph.frames import Call, raised_at
 from bnlint.graph.memory import out_of_memory
 
 _UNSUPPORTED = re.compile(
@@ -18,7 +19,11 @@ _UNSUPPORTED = re.compile(
 
 
 class ProbeError(Exception):
-    """Why the probe cannot run; the message is one sentence for people."""
+    """Why the probe cannot run, and the user's line where it stopped; the message is one sentence for people."""
+
+    def __init__(self, message: str, call: Call | None = None) -> None:
+        super().__init__(message)
+        self.call = call
 
 
 class OutOfMemory(ProbeError):
@@ -78,6 +83,11 @@ def is_unsupported(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, TypeError, ValueError)) and bool(_UNSUPPORTED.search(str(error)))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
 @contextmanager
 def explained(doing: str, device: str) -> Iterator[None]:
     """Turns what a device, an allocator or an op raises into one sentence."""
@@ -87,10 +97,7 @@ def explained(doing: str, device: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
-            raise OutOfMemory(f"{doing} runs out of memory on `{device}`, even with a single sample") from None
-        raise ProbeError(f"{doing} fails on `{device}`: {type(error).__name__}: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip().splitlines() or ["no message"])[0]
+            message = f"{doing} runs out of memory on `{device}`, even with a single sample"
+            raise OutOfMemory(message, raised_at(error)) from None
+        message = f"{doing} fails on `{device}`: {type(error).__name__}: {first_line(error)}"
+        raise ProbeError(message, raised_at(error)) from None

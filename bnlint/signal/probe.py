@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from bnlint.graph.fake import meets_a_fake
 from bnlint.graph.frames import Call as CallSite
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
@@ -46,6 +47,8 @@ from bnlint.signal.watch import Watch
 if TYPE_CHECKING:
     from bnlint.inputs import Inputs
 
+CACHED = "the model keeps tensors of the recording run in a cache of its own and goes on using them"
+
 
 @dataclass(frozen=True)
 class Where:
@@ -67,8 +70,9 @@ class Where:
 
 @dataclass(frozen=True)
 class FailedOp:
-    """What did not run on the device or in the dtype, and the user's line that called it."""
+    """What the model's own forward raised, and the user's line that called it."""
 
+    kind: str
     message: str
     call: CallSite | None
 
@@ -86,6 +90,9 @@ class ProbeFacts:
     parameters: dict[str, ParameterStats] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failed: str | None = None  # why the forward pass did not run or stopped
+    failed_call: CallSite | None = None  # the user's line where it stopped
+    out_of_memory: bool = False
+    raised: FailedOp | None = None  # what stopped it, where the model fails without the probe too
     unsupported: FailedOp | None = None  # the op that stopped it, where the device or dtype has none
     passes: set[Pass] = field(default_factory=set)  # the further ones that ran
     repeat: Repeat | None = None  # what two passes in eval mode gave
@@ -119,7 +126,7 @@ def probe(
         except OutOfMemory as error:
             smaller = _halved(inputs)
             if smaller is None:
-                return ProbeFacts(where.device, failed=str(error))
+                return ProbeFacts(where.device, failed=str(error), failed_call=error.call, out_of_memory=True)
         else:
             smaller = None
         if smaller is not None:  # the exception is gone, and with it the last hold on the tensors
@@ -158,7 +165,7 @@ class _Probe:
                 torch.manual_seed(self.seed)
                 warm = Pass.WARMED_EVAL in passes and self.model.training
                 with _quiet_dropout(self.model), warming_up(self.model, warm):
-                    output = self._run(copies(), watch, backward)
+                    output = self._run(copies, watch, backward)
                 self.found.parameters = parameter_stats(self.model)
                 self.found.stats = watch.fetch()
                 if warm:
@@ -171,7 +178,7 @@ class _Probe:
         except OutOfMemory:
             raise
         except ProbeError as error:
-            self.found.failed = str(error)
+            self.found.failed, self.found.failed_call = str(error), error.call
         return self.found
 
     def _moved(self) -> Callable[[], Call]:
@@ -193,21 +200,36 @@ class _Probe:
             args, kwargs = map_tensors((inputs.args, inputs.kwargs), move)
         return args, kwargs
 
-    def _run(self, call: Call, watch: Watch, backward: bool) -> list[torch.Tensor]:
+    def _run(self, copies: Callable[[], Call], watch: Watch, backward: bool) -> list[torch.Tensor]:
         """The pass that is measured; returns its outputs."""
         with explained("the forward pass", self.found.device), casting(self.found.device, self.where.autocast):
-            recording = record(self.model, *call, fake=False, repair=False, observer=watch)
+            recording = record(self.model, *copies(), fake=False, repair=False, observer=watch)
             if recording.error is not None:
-                if not self.where.is_reference and is_unsupported(recording.error):
-                    self.found.unsupported = FailedOp(first_line(recording.error), recording.error_call)
+                self._blame(recording.error, recording.error_call, copies)
                 raise recording.error
             if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
-                raise ProbeError(
-                    "the model keeps tensors of the recording run in a cache of its own and goes on using them"
-                )
+                raise ProbeError(CACHED)
         if backward:
             self._backward(recording, watch)
         return [t.detach() for _, t in tensors(recording.output)]
+
+    def _blame(self, error: BaseException, at: CallSite | None, copies: Callable[[], Call]) -> None:
+        """Writes down what the forward raised, where it is the model's own failure or the device's."""
+        failed = FailedOp(type(error).__name__, first_line(error), at)
+        if not self.where.is_reference and is_unsupported(error):
+            self.found.unsupported = failed
+        if self._raises_alone(type(error), copies):
+            self.found.raised = failed
+
+    def _raises_alone(self, kind: type[BaseException], copies: Callable[[], Call]) -> bool:
+        """True when the model raises the same without the recorder around it, and not for what a recording left."""
+        args, kwargs = copies()
+        torch.manual_seed(self.seed)
+        try:
+            self.model(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            return type(error) is kind and not meets_a_fake(error)
+        return False
 
     def _backward(self, recording: Recording, watch: Watch) -> None:
         """Runs the backward pass; when it fails the forward facts still stand."""
@@ -261,9 +283,13 @@ class _Probe:
         """The model as it is, on the CPU."""
         if any(p.device.type != "cpu" or p.dtype is not torch.float32 for p in self.model.parameters()):
             return None
-        with explained("the reference run", "cpu"):
-            args, kwargs = map_tensors((self.inputs.args, self.inputs.kwargs), lambda t: t.detach().clone())
-            return sampled(self.model, self.graph, (args, kwargs), self.seed)
+        args, kwargs = map_tensors((self.inputs.args, self.inputs.kwargs), lambda t: t.detach().clone())
+        try:
+            with explained("the reference run", "cpu"):
+                return sampled(self.model, self.graph, (args, kwargs), self.seed)
+        except ProbeError as error:
+            self.found.notes.append(str(error))
+            return None
 
     def _compare(self, reference: Sample | None) -> None:
         if reference is not None:
