@@ -17,6 +17,8 @@ CHOSEN = frozenset({"--static", TRAINED})  # reasons that are a person's own cho
 
 def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -> Finding | None:
     """One finding for all that was left out against the person's will; None when everything asked for was done."""
+    import torch
+
     from bnlint.graph.fake import Unfollowable
 
     graph = audited.graph
@@ -27,11 +29,14 @@ def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -
         if row["reason"] not in CHOSEN:
             reasons.setdefault(row["reason"], []).append(row["code"])
     recording = graph.recording
-    parts, place = [], Place("")
+    parts, place, help = [], Place(""), ""
     if recording.error is not None:
         why = f": {recording.error.reason}" if isinstance(recording.error, Unfollowable) else ""
         parts.append(f"the forward pass ends after {graph.op_count} ops and what comes after was not followed{why}")
         place = Place("", audited.resolve_call(recording.error_call))
+    elif isinstance(audited.module, torch.jit.ScriptModule):
+        parts.append("the model is compiled by TorchScript, which hides what is inside")
+        help = "check the module that was given to torch.jit.script or torch.jit.trace"
     elif recording.errors:
         place = replace(audited.place(recording.errors[0]), node=None)
     codes = [code for rows in reasons.values() for code in rows]
@@ -40,7 +45,7 @@ def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -
         parts.append(f"{count}: {next(iter(reasons))}" if len(reasons) == 1 else count)
     if not parts:
         return None
-    probe, help = audited.probe, ""
+    probe = audited.probe
     if probe is not None and probe.failed_call is not None and place.call is None:
         place = Place("", audited.resolve_call(probe.failed_call))
     if probe is not None and probe.out_of_memory:

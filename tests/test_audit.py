@@ -258,3 +258,37 @@ def test_the_signal_is_predicted_only_for_a_rule_that_asks(tmp_path):
     assert finding.evidence["spread"] == pytest.approx(3**-0.5, rel=0.05)
     assert "weights" in report.seconds
     assert "weights" not in check(source, tmp_path, select=("BN101",), **options).seconds
+
+
+class OwnAttributes(nn.Module):
+    """Looks names up in a dict of its own, so that those it lacks raise KeyError."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.table = {"width": 8}
+        self.layer = inner if inner is not None else nn.Linear(4, 8)
+        self.weight = nn.Parameter(torch.randn(8))
+
+    def __getattr__(self, name):
+        known = ("layer", "weight")
+        return super().__getattr__(name) if name in known else self.__dict__["table"][name]
+
+    def forward(self, x):
+        return self.layer(x)[:, : self.width] * self.weight
+
+
+def test_an_attribute_that_bnlint_looks_for_may_raise_anything():
+    (report,) = bnlint.check(OwnAttributes(OwnAttributes())).targets
+    assert (report.status, {f.code for f in report.findings if f.code.startswith("BN9")}) == ("ok", set())
+
+
+def _small():
+    return nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.randn(3, 10))])
+def test_a_model_in_torchscript_is_checked_as_far_as_it_shows(make):
+    (report,) = bnlint.check(make(_small())).targets
+    ((code, severity),) = {(f.code, f.severity) for f in report.findings}
+    assert (report.status, code, severity) == ("partial", "BN904", Severity.INFO)
+    assert report.input[0]["shape"][-1] == 10

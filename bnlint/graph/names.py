@@ -35,6 +35,14 @@ def holds_values(module: nn.Module) -> bool:
     return not any(tensor.is_meta for tensor in (*parameters_of(module), *module.buffers()))
 
 
+def attribute(holder: Any, name: str) -> Any:
+    """An attribute of an object of the user's, None without: its properties and `__getattr__` may raise anything."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None
+
+
 def join(path: str, name: str) -> str:
     """`a.b`, or `b` below the root."""
     return f"{path}.{name}" if path else name

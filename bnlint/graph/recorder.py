@@ -208,7 +208,7 @@ class Recorder(TorchFunctionMode):
     def _call_leaf(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
         if self.recording.fake and isinstance(module, torch.jit.ScriptModule):
             # the interpreter would remember the fake tensors and fail on real ones afterwards
-            raise Unfollowable(f"`{path}` is compiled by TorchScript", calling_line(2))
+            raise Unfollowable(f"`{path or type(module).__name__}` is compiled by TorchScript", calling_line(2))
         failed = None
         outer, self.path, self.in_leaf = self.path, path, True
         try:

@@ -149,7 +149,9 @@ class Source:
 
     def _module(self, path: str) -> nn.Module | None:
         if path not in self._modules:
-            with contextlib.suppress(AttributeError):  # a shared module by its second name
+            with contextlib.suppress(
+                AttributeError, RuntimeError
+            ):  # a shared one by its second name; TorchScript has none
                 self._modules[path] = self._model.get_submodule(path)
         return self._modules.get(path)
 

@@ -38,7 +38,7 @@ def _unused(model: AuditedModel, used: set[str]) -> Iterator[tuple[str, nn.Modul
         if path in used or not any(p.requires_grad for p in parameters_of(module)):
             continue
         owner, _, name = path.rpartition(".")
-        parent = model.module.get_submodule(owner)
+        parent = model.modules[owner]
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
             continue  # nothing to call
         if isinstance(parent, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) or name in mentioned:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from bnlint.graph.names import attribute
 from bnlint.inputs.guess import LENGTH, Guess
 from bnlint.inputs.values import parameters_of
 
@@ -18,8 +19,8 @@ _SIDE = 4  # patches along a side
 
 def by_name(model: nn.Module, batch: int) -> dict[str, list[Guess]]:
     """Guesses for the parameters with a meaning that transformers fixes, the likeliest first; {} for other models."""
-    config = getattr(model, "config", None)
-    if not isinstance(getattr(model, "main_input_name", None), str) or config is None:
+    config = attribute(model, "config")
+    if not isinstance(attribute(model, "main_input_name"), str) or config is None:
         return {}
     vocabulary = _number(config, "vocab_size", "src_vocab_size") or _number(
         attribute(config, "text_config"), "vocab_size"
@@ -137,11 +138,3 @@ def _number(config: Any, *names: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
-
-
-def attribute(config: Any, name: str) -> Any:
-    """An attribute of a configuration, where some are properties that raise."""
-    try:
-        return getattr(config, name, None)
-    except Exception:
-        return None

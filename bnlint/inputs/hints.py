@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bnlint.inputs.configs import attribute
+from bnlint.graph.names import attribute
 from bnlint.inputs.guess import Candidate, Guess
 from bnlint.inputs.guesser import Guesser
 
@@ -21,8 +21,8 @@ def hinted(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
 def _from_default_cfg(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
     """timm: `input_size` is (channels, height, width); the model may have been built for other channels."""
     for name in ("pretrained_cfg", "default_cfg"):
-        cfg = getattr(model, name, None)
-        size = _sizes(cfg.get("input_size") if isinstance(cfg, Mapping) else getattr(cfg, "input_size", None), 3)
+        cfg = attribute(model, name)
+        size = _sizes(cfg.get("input_size") if isinstance(cfg, Mapping) else attribute(cfg, "input_size"), 3)
         if size and len(guesser.required) == 1:
             for channels in dict.fromkeys((_channels(guesser) or size[0], size[0])):
                 guess = Guess((guesser.batch, channels, *size[1:]), why=name, told=True)
@@ -36,14 +36,14 @@ def _channels(guesser: Guesser) -> int | None:
 
 def _from_config(model: nn.Module, guesser: Guesser) -> Iterator[Candidate]:
     """transformers: `main_input_name` and the sizes in the configuration."""
-    names = (getattr(model, "main_input_name", None), *guesser.required)
+    names = (attribute(model, "main_input_name"), *guesser.required)
     main = next((name for name in names if name in guesser.told and name in guesser.parameters), None)
     if main is None:
         return
     also = [name for name in guesser.required if name != main]
     if set(_FORECAST) <= guesser.parameters.keys() & guesser.told.keys():  # needed to train
         also += _FORECAST
-    if attribute(model.config, "is_encoder_decoder") is True:
+    if attribute(attribute(model, "config"), "is_encoder_decoder") is True:
         also += [name for name in ("decoder_input_ids",) if name in guesser.parameters]
     for guess in guesser.told[main]:
         candidate = Candidate({(main,): guess})

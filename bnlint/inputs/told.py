@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bnlint.failure import BuildError, said, users_traceback
+from bnlint.graph.names import attribute
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.untouched import untouched
 from bnlint.inputs.spec import InputError
@@ -68,10 +69,10 @@ def own_example(model: nn.Module, user_module: ModuleType | None, seed: int) -> 
     """What the model's author wrote for the purpose: `bnlint_inputs()` or `example_input_array`; None without."""
     inner = unwrapped(model)
     for holder in (inner, user_module):
-        function = getattr(holder, HOOK, None)
+        function = attribute(holder, HOOK)
         if callable(function):
             return from_values(model, called(model, function, HOOK, seed, _WRITE), f"{HOOK}()")
-    example = _attribute(inner, "example_input_array")
+    example = attribute(inner, "example_input_array")
     if example is None:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -87,20 +88,12 @@ def _filled(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def dummy_inputs(model: nn.Module) -> Inputs | None:
     """The `dummy_inputs` of a transformers model; None without, or when they do not fit forward."""
-    value = _attribute(unwrapped(model), "dummy_inputs")
+    value = attribute(unwrapped(model), "dummy_inputs")
     if not isinstance(value, Mapping):
         return None
     with contextlib.suppress(InputError):
         return from_values(model, dict(value), "dummy_inputs")
     return None
-
-
-def _attribute(model: nn.Module, name: str) -> Any:
-    """An attribute that may be a property, and raise."""
-    try:
-        return getattr(model, name, None)
-    except Exception:
-        return None
 
 
 def called(model: nn.Module, function: Callable[[], Any], name: str, seed: int, write: str) -> Any:

@@ -94,6 +94,8 @@ def _cycled(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The user's model inside `torch.compile`, DataParallel and DistributedDataParallel."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return model
     for name in ("_orig_mod", "module"):
         inner = model._modules.get(name)
         if inner is not None and type(model).__module__.startswith("torch."):

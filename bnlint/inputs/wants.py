@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bnlint.graph.names import attribute
 from bnlint.graph.ops import Kind, module_kind
 from bnlint.inputs.guess import LENGTH, Guess
 
@@ -65,12 +66,18 @@ def batch_first(module: nn.Module) -> bool:
 
 
 def _scripted(module: torch.jit.ScriptModule, why: str) -> Want | None:
-    """A scripted layer has lost its class, but not its sizes."""
-    kernel, channels = getattr(module, "kernel_size", None), getattr(module, "in_channels", None)
+    """A scripted or traced layer has lost its class, but not its weight."""
+    kernel, channels = attribute(module, "kernel_size"), attribute(module, "in_channels")
     if kernel and channels:
         return Want(len(kernel) + 2, 1, channels, ("signal", "image", "volume")[len(kernel) - 1], why=why)
-    features = getattr(module, "in_features", None)
-    return Want(None, -1, features, why=why) if features else None
+    weight, name = attribute(module, "weight"), module.original_name
+    if not isinstance(weight, torch.Tensor):
+        return None
+    if name == "Embedding":
+        return Want(2, ids=weight.shape[0], why=why)
+    if name in ("Conv1d", "Conv2d", "Conv3d"):  # traced, which keeps no sizes
+        return Want(weight.ndim, 1, weight.shape[1], ("signal", "image", "volume")[weight.ndim - 3], why=why)
+    return Want(None, -1, weight.shape[-1], why=why) if name == "Linear" else None
 
 
 def _attention(module: nn.Module) -> nn.MultiheadAttention | None:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from bnlint.graph.names import attribute
+
 
 @dataclass(frozen=True)
 class Fans:
@@ -28,7 +30,7 @@ class Fans:
 
 def fans_of(module: nn.Module, name: str = "weight") -> Fans | None:
     """The fans of one parameter of a layer; None where there are none (norms, embeddings, biases, unknown classes)."""
-    tensor = getattr(module, name, None)
+    tensor = attribute(module, name)
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
         return None
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):

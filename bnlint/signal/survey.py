@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from bnlint.graph.names import join
+from bnlint.graph.names import attribute, join
 from bnlint.signal.fans import fans_of
 from bnlint.signal.laws import KOLMOGOROV, SMALLEST
 from bnlint.signal.schemes import Recognition, recognise
@@ -72,10 +72,10 @@ class Survey:
 
     def _moved(self, module: nn.Module) -> bool | None:
         """Whether the layer's bias or statistics have left their first values; None when that cannot be seen."""
-        counted = getattr(module, "num_batches_tracked", None)
+        counted = attribute(module, "num_batches_tracked")
         if isinstance(counted, torch.Tensor) and not counted.is_meta and int(counted) > 0:
             return True
-        bias = getattr(module, "bias", None)
+        bias = attribute(module, "bias")
         if not isinstance(bias, nn.Parameter) or is_lazy(bias) or bias.is_meta or bias.numel() < 4:
             return None
         values = bias.detach().flatten().double()
@@ -83,9 +83,9 @@ class Survey:
             return False
         fans = fans_of(module)
         if fans is None:
-            return True if getattr(module, "weight", None) is not None and values.numel() < SMALLEST else None
+            return True if attribute(module, "weight") is not None and values.numel() < SMALLEST else None
         return _left_default(values, fans.default_bound or math.inf) and not _drawn_otherwise(
-            bias, getattr(module, "weight", None)
+            bias, attribute(module, "weight")
         )
 
 

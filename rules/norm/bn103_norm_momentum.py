@@ -74,8 +74,8 @@ class NormMomentum(Rule):
         """Looks at every norm with running statistics; layers with the same momentum are one finding."""
         found: dict[float, list[str]] = {}
         for path, module in model.module.named_modules():
-            momentum = getattr(module, "momentum", None)
-            if _keeps_statistics(module) and isinstance(momentum, (int, float)):
+            momentum = getattr(module, "momentum", None) if _keeps_statistics(module) else None
+            if isinstance(momentum, (int, float)):
                 found.setdefault(float(momentum), []).append(path)
         for momentum, paths in found.items():
             if self.slow_to < momentum < self.warn_from:
