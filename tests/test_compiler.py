@@ -68,3 +68,54 @@ def test_a_model_that_needs_the_compiler_gets_it(tmp_path):
     """
     done = run(tmp_path, textwrap.dedent(model))
     assert done.stdout.strip().endswith("ok"), done.stderr
+
+
+COMPILED = """
+    import torch
+    from torch import nn
+    compiled = []
+
+    def backend(module, inputs):
+        compiled.append(module)
+        return module.forward
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = torch.compile(Net(), backend=backend)
+        def forward(self, x):
+            return self.part(x)
+
+    class InPlace(Part):
+        def __init__(self):
+            super().__init__()
+            self.part = Net()
+            self.part.compile(backend=backend)
+
+    class Method(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = Net()
+        @torch.compile(backend=backend)
+        def forward(self, x):
+            return self.part(x)
+
+    class Inside(Method):
+        def forward(self, x):
+            return torch.compile(self.part, backend=backend)(x)
+
+    for model in (Part(), InPlace(), Method(), Inside()):
+        (report,) = bnlint.check(model, static=STATIC).targets
+        assert report.status == "ok", report.findings
+        assert report.ops > 5
+        assert not compiled, type(model)
+    model(torch.ones(2, 3, 8, 8))
+    assert len(compiled) == 1
+    print("fine")
+"""
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_compiled_parts_run_eagerly(tmp_path, static):
+    done = run(tmp_path, textwrap.dedent(COMPILED).replace("STATIC", str(static)))
+    assert done.stdout.strip().endswith("fine"), done.stderr

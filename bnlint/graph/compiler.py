@@ -1,4 +1,4 @@
-"""Keeps torch from importing its compiler for a run on fake tensors.
+"""Keeps torch's compiler out of a check: parts that the user compiles run eagerly, and torch does not import it.
 
 `FakeTensorMode` and the shape functions of many ops import `torch._dynamo`: for two settings, and to keep the compiler
 out of themselves when somebody compiles. That import takes longer, and more memory, than `import torch`.
@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -23,24 +23,35 @@ _NAME = "torch._dynamo"
 
 @contextmanager
 def no_compiler() -> Iterator[None]:
-    """A stand-in for `torch._dynamo` for the duration, unless the real one is there already."""
-    if _NAME in sys.modules:
+    """Nothing is compiled for the duration; a stand-in for `torch._dynamo`, unless the real one is there already."""
+    with ExitStack() as stack:
+        if _NAME in sys.modules:
+            stack.enter_context(_eagerly())
+        else:
+            stand_in = _StandIn(_NAME, loaded=lambda: stack.enter_context(_eagerly()))
+            stack.callback(stand_in.remove)
+            sys.modules[_NAME], torch._dynamo = stand_in, stand_in
+            stand_in.config = _load(f"{_NAME}.config")
         yield
-        return
-    stand_in = _StandIn(_NAME)
-    sys.modules[_NAME], torch._dynamo = stand_in, stand_in
-    try:
-        stand_in.config = _load(f"{_NAME}.config")
-        yield
-    finally:
-        stand_in.remove()
+
+
+def _eagerly() -> AbstractContextManager[object]:
+    """What was compiled runs as if it had not been."""
+    if hasattr(torch.compiler, "set_stance"):  # torch 2.6
+        return torch.compiler.set_stance("force_eager")
+    from unittest import mock
+
+    frames = importlib.import_module(f"{_NAME}.eval_frame")
+    enter = frames.set_eval_frame
+    return mock.patch.object(frames, "set_eval_frame", lambda callback: enter(None))
 
 
 class _StandIn(ModuleType):
     """Has what a run on fake tensors needs; whoever asks for more gets the real module."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, loaded: Callable[[], object]) -> None:
         super().__init__(name)
+        self._loaded = loaded  # called when the real module has taken its place
         self.config: ModuleType
         self._marked: list[Callable[..., Any]] = []
 
@@ -53,7 +64,9 @@ class _StandIn(ModuleType):
         if name == "__spec__" or name == "__file__":
             raise AttributeError(name)
         self.remove()
-        return getattr(importlib.import_module(_NAME), name)
+        real = importlib.import_module(_NAME)
+        self._loaded()
+        return getattr(real, name)
 
     def remove(self) -> None:
         """Leaves torch as it was, so that the next import is the real one."""
