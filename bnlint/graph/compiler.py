@@ -38,7 +38,8 @@ def no_compiler() -> Iterator[None]:
 def _eagerly() -> AbstractContextManager[object]:
     """What was compiled runs as if it had not been."""
     if hasattr(torch.compiler, "set_stance"):  # torch 2.6
-        return torch.compiler.set_stance("force_eager")
+        eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return eager
     from unittest import mock
 
     frames = importlib.import_module(f"{_NAME}.eval_frame")
