@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -85,8 +86,9 @@ class WeightScale(Rule):
 
     Known limits: only rows of layers that all data goes through count, without a norm or a skip between them, and only
     where the whole row leaves less than `warn_below` or more than `warn_above` of the spread that its first layer
-    gives; one layer of another scale in a row that is sound, such as the N(0, 0.01²) classifier of a VGG, is not
-    reported. Trained weights, constants, weights that a norm rescales and PyTorch's default are other matters.
+    gives, and the reported layers make at least half of that change; one layer of another scale in a row that is
+    sound, such as the N(0, 0.01²) classifier of a VGG, is not reported. Trained weights, constants, weights that a norm
+    rescales and PyTorch's default are other matters.
 
     References: Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks;
     He et al. 2015 (arXiv 1502.01852), section 2.2; LeCun et al. 1998, Efficient BackProp, section 4.6;
@@ -103,6 +105,7 @@ class WeightScale(Rule):
     min_layers: int = 4  # weight layers in the row, the output layer among them
     warn_below: float = 0.05  # what the row leaves of the spread across samples
     warn_above: float = 20.0
+    min_share: float = 0.5  # of that change, as a logarithm, that these layers must make
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at the rows of layers in which the signal is lost, and in them at each layer's own factor."""
@@ -117,13 +120,19 @@ class WeightScale(Rule):
                 continue
             scales = [layer_scale(graph, point.node, model.survey) for point in run.points]
             off = [s for s in scales if s is not None and not s.scheme.is_default and self._is_off(s, change)]
-            if any(s.node is not run.points[0].node for s in off):
+            later = [s for s in off if s.node is not run.points[0].node]
+            if later and self._explains(later, change):
                 yield self._finding(model, run, off, change)
 
     def _is_off(self, layer: LayerScale, change: float) -> bool:
         """True when the layer's factor is far from one, in the direction of the whole row."""
         factor = layer.factor if change > 1 else 1 / max(layer.factor, 1e-30)
         return factor > self.max_factor
+
+    def _explains(self, off: list[LayerScale], change: float) -> bool:
+        """True when these layers do most of what happens to the signal."""
+        own = sum(math.log(max(s.factor, 1e-30)) / 2 for s in off)
+        return abs(own) >= self.min_share * abs(math.log(change))
 
     def _finding(self, model: AuditedModel, run: Run, off: list[LayerScale], change: float) -> Finding:
         from bnlint.signal.bare import fitting

@@ -130,6 +130,19 @@ def test_one_odd_layer_in_a_sound_row_is_silent(severities, mode):
     assert severities("BN302", model, MAPS) == {}
 
 
+def test_the_weights_of_torchvisions_vgg_are_silent(found):
+    """Sixteen layers lose a little each; the classifier's N(0, 0.01²) is the only one far off, and makes a quarter."""
+    widths, layers, inside = (16, 16, 0, 32, 32, 0, 64, 64, 64, 0, 128, 128, 128, 0, 128, 128, 128), [], 3
+    for width in widths:
+        layers += [nn.Conv2d(inside, width, 3, padding=1), nn.ReLU()] if width else [nn.MaxPool2d(2)]
+        inside = width or inside
+    layers += [nn.Flatten(), nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
+    model = drawn(nn.Sequential(*layers), lambda w: nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu"))
+    nn.init.normal_(model[-5].weight, std=0.6 / 2048**0.5)
+    nn.init.normal_(model[-3].weight, std=0.4 / 512**0.5)
+    assert found(model, "2x3x64x64", select=["BN302"]) == {}
+
+
 def test_one_layer_that_kills_the_signal(found):
     model = mlp(he, layers=6)
     nn.init.normal_(model[4].weight, std=1e-4)
