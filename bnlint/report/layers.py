@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tabulate import tabulate
-
 from bnlint.job import TargetReport
 from bnlint.report.json import finding_values, plain
 from bnlint.report.text import clean, wrapped
@@ -92,6 +90,8 @@ def table(report: TargetReport, width: int = 100) -> str:
     rows = [[*_row(row), *(_number(row[f"{name}_std"]) for name in shown)] for row in report.layers]
     right = [len(column) > 2 and column in (*_HEADERS[3:5], *_HEADERS[7:], *shown) for column in (*_HEADERS, *shown)]
     aligned = ["right" if flag else "left" for flag in right]
+    from tabulate import tabulate  # slow to import, and `--help` does without
+
     text = tabulate(rows, (*_HEADERS, *shown), tablefmt="simple", disable_numparse=True, colalign=aligned)
     notes = [line for note in report.notes for line in wrapped(clean(note), width)]
     return "\n".join([text, "", *wrapped(_LEGEND, width), *notes])
