@@ -10,7 +10,7 @@ import click
 from bnlint import api
 from bnlint.commands.options import ENVIRONMENT, Command, option, planned, running
 from bnlint.job import Report, TargetReport
-from bnlint.report import full, layers
+from bnlint.report import full
 from bnlint.report.terminal import Progress, put, width
 
 
@@ -43,6 +43,8 @@ def init(
 
 
 def _put(report: TargetReport, *, as_json: bool, suggest: bool) -> int:
+    from bnlint.report import layers  # brings tabulate, which other commands do not pay for
+
     failed = report.status == "failed"
     if as_json:
         put(layers.document(report), sys.stdout)
