@@ -19,7 +19,7 @@ from torch import nn
 from bnlint.failure import BuildError, failed, said
 from bnlint.graph.fresh import marked_memory, take_marks
 from bnlint.graph.memory import out_of_memory
-from bnlint.graph.names import ModuleNames
+from bnlint.graph.names import ModuleNames, attribute
 from bnlint.graph.source import ConstructionLog, Source, locate
 from bnlint.load import as_script, load
 from bnlint.target import Target
@@ -129,7 +129,7 @@ def _attribute(module: ModuleType, target: Target) -> Any:
 
 def _missing_attribute(target: Target, holder: str, part: str, known: list[str]) -> BuildError:
     owner = f"`{holder}` in `{target.place}`" if holder else f"`{target.place}`"
-    near = difflib.get_close_matches(part, known, n=1) or [name for name in known if name.lower() == part.lower()]
+    near = [name for name in known if name.lower() == part.lower()] or difflib.get_close_matches(part, known, n=1)
     if near:
         help = f"did you mean `{target.place}:{f'{holder}.' if holder else ''}{near[0]}`?"
     else:
@@ -215,10 +215,15 @@ def _own_classes(module: ModuleType) -> dict[str, type[nn.Module]]:
 
 
 def _names(module: ModuleType) -> list[str]:
-    """What a target could name: the file's module classes, then whatever else it calls its own."""
-    others = [name for name in vars(module) if not name.startswith("_")]
-    own = [name for name in others if getattr(vars(module)[name], "__module__", None) == module.__name__]
-    return list(dict.fromkeys([*_own_classes(module), *own, *others]))
+    """What a target could name: the file's module classes, whatever else it defines, then models it has from others."""
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    own = [name for name, value in public.items() if attribute(value, "__module__") == module.__name__]
+    models = [name for name, value in public.items() if isinstance(value, nn.Module) or _is_model_class(value)]
+    return list(dict.fromkeys([*_own_classes(module), *own, *models]))
+
+
+def _is_model_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module) and not value.__module__.startswith("torch.")
 
 
 def _unbuildable(cls: type[nn.Module], module: ModuleType) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -29,6 +30,10 @@ from bnlint.whole import WriteError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `bnlint` and returns its exit code: 0, 1, 2 or, when interrupted, 130."""
     args = list(sys.argv[1:] if argv is None else argv)
+    sys.stderr = sys.stderr or io.StringIO()  # closed: the exit code still tells
+    if sys.stdout is None:
+        put("Error: standard output is closed; redirect it to a file or to /dev/null", sys.stderr)
+        return 2
     try:
         code = cli.main(args=args or ["--help"], prog_name="bnlint", standalone_mode=False)
         return int(code or 0) if args else 2
@@ -41,12 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         put("interrupted", sys.stderr)
         return 130
+    except OSError as error:  # a full disk, a working directory that is gone, a loop of links
+        _drop_output()
+        what = f"{error.filename}: " if error.filename else ""
+        put(f"Error: {clean(f'{what}{error.strerror or error}')}", sys.stderr)
     except Exception as error:  # the last resort: people get a sentence, not a traceback
         if "--debug" in args or os.environ.get("BNLINT_DEBUG"):
             traceback.print_exc()
         reason = clean(f"{type(error).__name__}: {error}")
         put(f"Error: bnlint itself failed ({reason}); run again with --debug and report what it prints", sys.stderr)
     return 2
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = io.StringIO()
 
 
 class _Group(click.Group):

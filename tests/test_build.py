@@ -435,3 +435,14 @@ def test_discover_fails_like_build(project):
     with pytest.raises(BuildError) as error:
         discover(Path("net.py"))
     assert error.value.finding.code == "BN901"
+
+
+def test_a_name_that_is_not_there_is_taken_for_a_model_before_a_module(tmp_path):
+    (tmp_path / "net_.py").write_text(
+        "import os\nimport torch\nfrom torch import nn\n\n\nclass N(nn.Linear):\n    pass\n\n\ndef make():\n    return N(2, 2)\n"
+    )
+    place = (tmp_path / "net_.py").as_posix()
+    for name, help in (("n", f"did you mean `{place}:N`?"), ("other", "it has: N, make")):
+        with pytest.raises(BuildError) as caught:
+            build(parse(f"{place}:{name}"))
+        assert caught.value.finding.help == help

@@ -408,3 +408,9 @@ class TestOutput:
             monkeypatch.setattr(sys, "stdout", console)
             assert main(["check", "net.py:Net", "--output-format", "concise"]) == 1
         assert "8 × \\u5c64 \\u2265 3" in (tmp_path / "console").read_text(encoding="cp1252")
+
+
+def test_an_input_and_a_function_that_makes_one_exclude_each_other(run):
+    code, _, err = run("check", "net.py:Net", "--input", "8x4", "--input-fn", "net.py:make")
+    assert code == 2
+    assert "--input-fn" in err

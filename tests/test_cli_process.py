@@ -240,3 +240,17 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@pytest.mark.parametrize(
+    ("redirect", "code"), [("rules >&-", 2), ("rules >/dev/full", 2), ("rules >/dev/null 2>&-", 0), ("nosuch 2>&-", 2)]
+)
+def test_a_stream_that_cannot_be_written_to(redirect, code, tmp_path):
+    command = f"'{sys.executable}' -m bnlint {redirect}"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == ("2>" not in redirect)
+    assert "itself" not in done.stderr

@@ -191,3 +191,21 @@ def test_zoo_models_are_measured_and_left_as_they_were(entry: Entry) -> None:
     assert all(s.finite for s in facts.stats.values() if s.gradient is not None)
     assert any(s.gradient for s in facts.stats.values())
     assert facts.notes == []
+
+
+class LastState(nn.Module):
+    """Of a recurrent layer's outputs only one gets a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.layer = nn.LSTM(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, (state, _) = self.recurrent(x)
+        return self.layer(state[-1])
+
+
+def test_an_output_without_a_gradient_does_not_stop_the_backward_pass() -> None:
+    facts = run(LastState(), torch.randn(5, 4, 6))
+    assert facts.backward, facts.notes
+    assert facts.parameters["recurrent.weight_hh_l0"].gradient

@@ -95,6 +95,8 @@ def check(
         raise click.UsageError("--quiet and --verbose exclude each other")
     if outputs and given(ctx).keys() & {"output_format", "output_file"}:
         raise click.UsageError("--output and --output-format or --output-file exclude each other")
+    if options.get("inputs") and options.get("input_fn"):
+        raise click.UsageError("--input and --input-fn exclude each other")
     if statistics and given(ctx).keys() & {"output_format", "outputs"}:
         raise click.UsageError("--statistics is an output format: `--output statistics` combines it with others")
     plan = planned(ctx, targets, configs, isolated, files=changed)

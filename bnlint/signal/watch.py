@@ -87,8 +87,10 @@ class Watch:
         if node in self.ranked:
             numbers.update(flatness(value, channel))
 
-    def _keeper(self, name: str) -> Callable[[torch.Tensor], None]:
-        def keep(gradient: torch.Tensor) -> None:
+    def _keeper(self, name: str) -> Callable[[torch.Tensor | None], None]:
+        def keep(gradient: torch.Tensor | None) -> None:
+            if gradient is None:  # an output of an op whose other outputs alone were used
+                return
             with torch.no_grad():
                 self.gradients[name] = norm(gradient)
 
