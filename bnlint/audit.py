@@ -153,7 +153,7 @@ class _Run:
         with self._stage("trace"), rare_collections():
             recording, reason = follow(audited.module, given.args, given.kwargs, given.batch_axes)
             audited.graph = Graph(recording, audited.module)
-            if recording.fake and recording.error is None:
+            if recording.error is None:
                 audited.record_variant = partial(record_variant, model=audited.module, given=given)
         audited.predict = lambda: self._predict(audited)
         self.report.ops = audited.graph.op_count
@@ -223,7 +223,11 @@ class _Run:
             return
         started = time.perf_counter()
         try:
+            audited.unfollowed.clear()
             self.findings += list(rule.check(audited))
+            if audited.unfollowed:
+                reason = f"the model could not be followed again: {', '.join(audited.unfollowed)}"
+                self.report.skipped_rules.append({"code": rule.code, "reason": reason})
             self.report.rules += 1
             self.report.rule_seconds[rule.code] = time.perf_counter() - started
         except Exception as error:

@@ -161,3 +161,21 @@ def test_a_model_on_the_meta_device_passed_as_an_object():
     report = bnlint.check(model, "2x4").targets[0]
     assert report.status == "partial" and [f.code for f in report.findings] == ["BN904"]
     assert model.weight.is_meta
+
+
+EVALUATES = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = nn.functional.dropout(self.fc(x), 0.5)
+        return x if self.training or float(x.sum()) > 0 else -x
+"""
+
+
+def test_a_rule_that_compares_with_a_run_that_cannot_be_made_is_named(tmp_path):
+    report = check(tmp_path, EVALUATES, inputs=("2x4",))
+    (finding,) = (f for f in report.findings if f.code == "BN904")
+    assert "BN406" in finding.evidence["skipped"] and "eval" in finding.note

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from bnlint.graph.fake import Unfollowable
 from bnlint.graph.frames import Call, resolve
 from bnlint.graph.names import held_outside, holds_values
 from bnlint.graph.queries import Graph
@@ -43,7 +44,8 @@ class AuditedModel:
     weights: str | None = None  # the file that the values of the parameters were loaded from
     probe: ProbeFacts | None = None  # one real batch; there from phase FORWARD on
     record_variant: Callable[[Variant], Graph | None] = lambda variant: None
-    _variants: dict[Variant, Graph | None] = field(default_factory=dict)
+    unfollowed: list[str] = field(default_factory=list)  # variants that a rule asked for in vain
+    _variants: dict[Variant, Graph | Unfollowable | None] = field(default_factory=dict)
     built_in_eval: frozenset[str] = field(init=False)  # modules found in eval mode inside a model in training mode
 
     def __post_init__(self) -> None:
@@ -100,8 +102,15 @@ class AuditedModel:
         Costs a recording the first time, so first ask the graph whether it can matter.
         """
         if variant not in self._variants:
-            self._variants[variant] = self.record_variant(variant)
-        return self._variants[variant]
+            try:
+                self._variants[variant] = self.record_variant(variant)
+            except Unfollowable as stop:
+                self._variants[variant] = stop
+        found = self._variants[variant]
+        if isinstance(found, Unfollowable):
+            self.unfollowed.append(f"{variant.value} ({found.reason})")
+            return None
+        return found
 
     @property
     def module_calls(self) -> list[ModuleCall]:
