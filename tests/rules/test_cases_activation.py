@@ -351,7 +351,7 @@ CASES = {
     "inpl-03": Case(SharedTensor, PICTURES, "BN407", "act", WARNING),
     "drop-01": Case(FieldDropout, "16x16", "BN406", "", WARNING),
     "drop-03": Case(EmbeddingDropout, "int64[16,6]<30", "BN509", "", WARNING, static=False),
-    "drop-04": Case(DropoutState, "16x16", "BN509", "dropout_p", WARNING, static=False),
+    "drop-04": Case(DropoutState, "16x16", "BN509", "dropout_p", WARNING, static=False, options={"select": ["BN509"]}),
 }
 
 
