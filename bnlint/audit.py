@@ -5,6 +5,8 @@ Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here kn
 
 from __future__ import annotations
 
+import difflib
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -286,7 +288,8 @@ class _Run:
             self._fail(_forward_failed(fault.kind, fault.message, place, nearest))
         elif error is not None and not explained and not isinstance(error, Unfollowable):
             place = Place("", audited.resolve_call(graph.recording.error_call))
-            self._fail(_forward_failed(type(error).__name__, str(error), place, nearest))
+            failure = _forward_failed(type(error).__name__, str(error), place, nearest)
+            self._fail(replace(failure, help=_meant(audited.module, str(error)) or failure.help))
         elif raised is not None and not self._is_explained(raised_at):
             self._fail(_forward_failed(raised.kind, raised.message, Place("", raised_at), nearest))
         elif nearest:
@@ -356,6 +359,15 @@ def _forward_failed(kind: str, message: str, place: Place, nearest: str) -> Find
     help = "run the model by hand with the input named below; if that input is wrong, pass another with --input"
     help = f"the model takes {nearest}" if nearest else help
     return engine_finding("BN903", f"the forward pass raises {kind}: {first}", help=help, place=place)
+
+
+def _meant(model: nn.Module, message: str) -> str:
+    """The attribute of the model that comes near to one that it lacks, as help; `""` for any other failure."""
+    lacks = re.match(r"'(\w+)' object has no attribute '(\w+)'", message)
+    holder = next((m for m in model.modules() if lacks and type(m).__name__ == lacks[1]), None)
+    known = [*vars(holder), *holder._modules, *holder._parameters, *holder._buffers] if holder is not None else []
+    near = difflib.get_close_matches(lacks[2], known, n=1) if lacks else []
+    return f"did you mean `{near[0]}`?" if near else ""
 
 
 def _of(job: Job, finding: Finding) -> Finding:

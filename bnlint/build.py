@@ -167,7 +167,8 @@ def _construct(found: Any, target: Target, meta: bool) -> nn.Module:
                 "BN902", f"`{target.text}` cannot be built with --meta: {said(error)}", error, help=_NO_META
             ) from error
         what = "exits the program" if isinstance(error, SystemExit) else f"raises {said(error)}"
-        raise failed("BN902", f"building `{target.text}` {what}", error) from error
+        help = "call `super().__init__()` first in `__init__`" if "before Module.__init__()" in str(error) else ""
+        raise failed("BN902", f"building `{target.text}` {what}", error, help=help) from error
     if not isinstance(model, nn.Module):
         help = "return the model, and nothing but the model"
         raise failed("BN902", f"`{name}` returned {_a(type(model).__name__)}, not an nn.Module", help=help)

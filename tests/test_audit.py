@@ -292,3 +292,23 @@ def test_a_model_in_torchscript_is_checked_as_far_as_it_shows(make):
     ((code, severity),) = {(f.code, f.severity) for f in report.findings}
     assert (report.status, code, severity) == ("partial", "BN904", Severity.INFO)
     assert report.input[0]["shape"][-1] == 10
+
+
+@pytest.mark.parametrize(("init", "help"), [("super().__init__()", "`fc1`"), ("pass", "`super().__init__()`")])
+def test_the_help_names_what_was_forgotten_or_misspelt(init, help, tmp_path):
+    report = check(
+        f"""
+        class Net(nn.Module):
+            def __init__(self):
+                {init}
+                self.fc1 = nn.Linear(4, 4)
+
+            def forward(self, x):
+                return self.fcl(x)
+        """,
+        tmp_path,
+        inputs=("2x4",),
+    )
+    (finding,) = report.findings
+    assert finding.code == ("BN903" if "fc1" in help else "BN902")
+    assert help in finding.help
