@@ -50,6 +50,22 @@ def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -
         place = Place("", audited.resolve_call(probe.failed_call))
     if probe is not None and probe.out_of_memory:
         help = "pass a smaller one with --input, run on another --device, or without values with --static"
-    note = "\n".join(f"not run: {', '.join(rows)} ({reason})" for reason, rows in reasons.items())
+    note = "\n".join(f"not run: {_listed(rows)} ({reason})" for reason, rows in reasons.items())
     evidence = {"skipped": sorted(codes), "ops": graph.op_count}
     return engine_finding("BN904", "; ".join(parts), help=help, note=note, place=place, evidence=evidence)
+
+
+def _listed(codes: Sequence[str]) -> str:
+    """The codes in order, three and more in a row as "BN601 to BN607"."""
+    runs: list[list[str]] = []
+    for code in sorted(codes):
+        if runs and _next(runs[-1][-1]) == code:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
+
+
+def _next(code: str) -> str:
+    letters = code.rstrip("0123456789")
+    return f"{letters}{int(code[len(letters) :]) + 1:03d}"
