@@ -5,8 +5,6 @@ Each stage adds facts to one `AuditedModel`; rules only read it. Nothing here kn
 
 from __future__ import annotations
 
-import difflib
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +17,8 @@ from bnlint.collector import rare_collections
 from bnlint.grouping import grouped
 from bnlint.job import Job, TargetReport, sort_findings
 from bnlint.registry import load_rules
-from bnlint.rule import Finding, Location, Phase, Place, Rule, Severity, engine_finding
-from bnlint.untraced import TRAINED
+from bnlint.rule import Finding, Phase, Rule, engine_finding
+from bnlint.untraced import NO_VALUES, obstacle
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from bnlint.signal.predict import Prediction
 
 Emit = Callable[[str], None]
-NO_VALUES = "the model is on the meta device, where tensors have no values"
 
 
 def run(job: Job, emit: Emit) -> TargetReport:
@@ -219,7 +216,7 @@ class _Run:
         self.report.suggestion = suggestion(audited, initials, rows)
 
     def _check(self, rule: Rule, audited: AuditedModel) -> None:
-        reason = self._cannot_run(rule, audited)
+        reason = obstacle(rule, audited, self.job)
         if reason:
             self.report.skipped_rules.append({"code": rule.code, "reason": reason})
             return
@@ -241,64 +238,18 @@ class _Run:
             note = traceback.format_exc() if self.job.debug else ""
             self.findings.append(engine_finding("BN909", message, help=help, note=note, evidence={"rule": rule.code}))
 
-    def _cannot_run(self, rule: Rule, audited: AuditedModel) -> str | None:
-        graph, phase = audited.graph, rule.phase
-        if rule.values and not audited.has_values:
-            return NO_VALUES
-        if rule.at_init and self.job.weights is not None and self.job.mode == "eval":
-            return TRAINED
-        if phase in (Phase.SOURCE, Phase.MODULES):
-            return None
-        if graph is None:
-            return "no input to run the model with"
-        if phase is Phase.GRAPH:
-            return None
-        if self.job.static:
-            return "--static"
-        if not audited.has_values:
-            return NO_VALUES
-        if not graph.runs:
-            return "the forward pass does not run"
-        if rule.explains_failure and audited.probe is not None and audited.probe.unsupported:
-            return None
-        if audited.probe is None or audited.probe.failed:
-            return f"the probe stopped: {audited.probe.failed}" if audited.probe else "the probe did not run"
-        if rule.passes - audited.probe.passes:
-            return "its own pass did not run"
-        if phase is Phase.BACKWARD and not audited.probe.backward:
-            return "the backward pass did not run"
-        return None
-
     def _unexplained(self, audited: AuditedModel) -> None:
         """A forward that fails for a reason no finding explains: the check did not happen."""
-        from bnlint.graph.fake import Unfollowable
+        from bnlint.unexplained import nearest_input, unexplained
 
-        graph = audited.graph
-        if graph is None:
+        if audited.graph is None:
             return
-        explained = {name for f in self.findings if f.severity is Severity.ERROR for name in f.nodes}
-        nearest = self._nearest(audited)
-        error = graph.recording.error
-        raised = audited.probe.raised if audited.probe is not None else None
-        raised_at = audited.resolve_call(raised.call) if raised is not None else None
-        failed = [node for node in graph.recording.errors if node.name not in explained]
-        if failed and not explained:
-            fault, place = graph.error(failed[0]), audited.place(failed[0])
-            assert fault is not None
-            self._fail(_forward_failed(fault.kind, fault.message, place, nearest))
-        elif error is not None and not explained and not isinstance(error, Unfollowable):
-            place = Place("", audited.resolve_call(graph.recording.error_call))
-            failure = _forward_failed(type(error).__name__, str(error), place, nearest)
-            self._fail(replace(failure, help=_meant(audited.module, str(error)) or failure.help))
-        elif raised is not None and not self._is_explained(raised_at):
-            self._fail(_forward_failed(raised.kind, raised.message, Place("", raised_at), nearest))
-        elif nearest:
-            self.report.notes.append(f"the input does not fit; one that does is {nearest}")
-
-    def _is_explained(self, line: Location | None) -> bool:
-        """True when an error is about the op that this line calls."""
-        places = [at for f in self.findings if f.severity is Severity.ERROR for at in (f.call, f.location) if at]
-        return line is not None and any((at.file, at.line) == (line.file, line.line) for at in places)
+        near = nearest_input(audited, self.job)
+        found = unexplained(audited, self.findings, near)
+        if found is not None:
+            self._fail(found)
+        elif near:
+            self.report.notes.append(f"the input does not fit; one that does is {near}")
 
     def _untraced(self, audited: AuditedModel) -> None:
         """Says which rules did not run and what was not followed."""
@@ -308,13 +259,6 @@ class _Run:
         if finding is not None and self.report.status == "ok":
             self.report.status = "partial"
             self.findings.append(finding)
-
-    def _nearest(self, audited: AuditedModel) -> str:
-        """Options for an input that the model takes, when those that were told do not fit; `""` otherwise."""
-        from bnlint.inputs.given import nearest
-
-        wrong = self.job.inputs and audited.graph is not None and not audited.graph.runs
-        return nearest(audited.module, self.job) if wrong else ""
 
     def _fail(self, finding: Finding) -> None:
         self.report.status = "failed"
@@ -352,22 +296,6 @@ def _count(model: nn.Module) -> int:
     from bnlint.graph.names import parameters_of
 
     return sum(p.numel() for p in parameters_of(model) if not is_lazy(p))
-
-
-def _forward_failed(kind: str, message: str, place: Place, nearest: str) -> Finding:
-    first = message.strip().splitlines()[0] if message.strip() else "no message"
-    help = "run the model by hand with the input named below; if that input is wrong, pass another with --input"
-    help = f"the model takes {nearest}" if nearest else help
-    return engine_finding("BN903", f"the forward pass raises {kind}: {first}", help=help, place=place)
-
-
-def _meant(model: nn.Module, message: str) -> str:
-    """The attribute of the model that comes near to one that it lacks, as help; `""` for any other failure."""
-    lacks = re.match(r"'(\w+)' object has no attribute '(\w+)'", message)
-    holder = next((m for m in model.modules() if lacks and type(m).__name__ == lacks[1]), None)
-    known = [*vars(holder), *holder._modules, *holder._parameters, *holder._buffers] if holder is not None else []
-    near = difflib.get_close_matches(lacks[2], known, n=1) if lacks else []
-    return f"did you mean `{near[0]}`?" if near else ""
 
 
 def _of(job: Job, finding: Finding) -> Finding:

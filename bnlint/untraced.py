@@ -6,13 +6,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnlint.rule import Finding, Place, engine_finding
+from bnlint.rule import Finding, Phase, Place, Rule, engine_finding
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
+    from bnlint.job import Job
 
+NO_VALUES = "the model is on the meta device, where tensors have no values"
 TRAINED = "trained weights in eval mode: it is about the start of training"
 CHOSEN = frozenset({"--static", TRAINED})  # reasons that are a person's own choice
+
+
+def obstacle(rule: Rule, audited: AuditedModel, job: Job) -> str | None:
+    """Why a rule cannot run; None when it can."""
+    graph, probe, phase = audited.graph, audited.probe, rule.phase
+    if rule.values and not audited.has_values:
+        return NO_VALUES
+    if rule.at_init and job.weights is not None and job.mode == "eval":
+        return TRAINED
+    if phase in (Phase.SOURCE, Phase.MODULES):
+        return None
+    if graph is None:
+        return "no input to run the model with"
+    if phase is Phase.GRAPH:
+        return None
+    if job.static:
+        return "--static"
+    if not audited.has_values:
+        return NO_VALUES
+    if not graph.runs:
+        return "the forward pass does not run"
+    if rule.explains_failure and probe is not None and probe.unsupported:
+        return None
+    if probe is None or probe.failed:
+        return f"the probe stopped: {probe.failed}" if probe else "the probe did not run"
+    if rule.passes - probe.passes:
+        return "its own pass did not run"
+    if phase is Phase.BACKWARD and not probe.backward:
+        return "the backward pass did not run"
+    return None
 
 
 def untraced_part(audited: AuditedModel, skipped: Sequence[Mapping[str, str]]) -> Finding | None:

@@ -22,7 +22,7 @@ ORDER = (
     ("signal", "failure", "untraced"),
     ("load", "checkpoint"),
     ("inputs",),
-    ("build",),
+    ("build", "unexplained"),
     ("audit",),
     ("ending", "watch_files"),
     ("worker",),

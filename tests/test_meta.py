@@ -8,11 +8,11 @@ import pytest
 
 import bnlint
 from bnlint import audit
-from bnlint.audit import NO_VALUES
 from bnlint.job import Job
 from bnlint.registry import load_rules
 from bnlint.rule import Phase
 from bnlint.testing import examples
+from bnlint.untraced import NO_VALUES
 
 RULES = load_rules()
 SHAPES_ONLY = [code for code, rule in RULES.items() if not rule.values and rule.phase in (Phase.MODULES, Phase.GRAPH)]

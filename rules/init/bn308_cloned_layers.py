@@ -119,7 +119,10 @@ def _weights(model: AuditedModel) -> dict[str, torch.Tensor]:
 
 def _is_random(model: AuditedModel, name: str) -> bool:
     found = model.survey.of(name)
-    return found is not None and (found.drawn or found.law == "orthogonal")
+    if found is None or not (found.drawn or found.law == "orthogonal"):
+        return False
+    weight = model.module.get_parameter(name).detach()
+    return weight.unique().numel() > weight.numel() // 2  # a computed kernel, as bilinear upsampling has, repeats itself
 
 
 def _meet(graph: Graph, uses: dict[str, list[fx.Node]], names: list[str]) -> bool:

@@ -34,6 +34,21 @@ def test_copies_in_a_row(found):
     assert (finding.evidence["first"], finding.evidence["tensors"]) == ("0", 2)
 
 
+def bilinear(channels):
+    """FCN's upsampling: the kernel is computed, and the same wherever the size is."""
+    layer = nn.ConvTranspose2d(channels, channels, 4, 2, bias=False)
+    ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[range(channels), range(channels)] = ramp[:, None] * ramp
+    return layer
+
+
+def test_computed_kernels_are_no_copies(severities):
+    model = nn.Sequential(nn.Conv2d(3, 21, 1), bilinear(21), nn.ReLU(), bilinear(21))
+    assert severities("BN308", model, "2x3x5x5") == {}
+
+
 def test_transformer_encoder(severities):
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 3)
