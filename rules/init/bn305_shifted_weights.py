@@ -87,6 +87,8 @@ class ShiftedWeights(Rule):
         for name, weight in model.module.named_parameters():
             path, _, key = name.rpartition(".")
             module = modules[path]
+            if key.endswith("_g") and f"{key[:-1]}v" in module._parameters:
+                continue  # the lengths of weight_norm's vectors
             of_torch = type(module).__module__.startswith("torch.nn.modules") and fans_of(module, key) is not None
             found = self._shifted(weight) if of_torch and weight.requires_grad else None
             if found is None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from bnlint.graph.model import AuditedModel, Graph
+    from bnlint.graph.norms import Norms
     from bnlint.signal.fans import Fans
     from bnlint.signal.schemes import Recognition, Scheme
 
@@ -87,7 +88,7 @@ class WrongFan(Rule):
             return
         norms = Norms(graph)
         for node, scheme, ratio in rows:
-            if norms.follows(node) or graph.is_last_layer(node):
+            if _is_normalised(graph, norms, node) or graph.is_last_layer(node):
                 continue
             std = scheme.std * ratio**0.5
             yield self.finding(
@@ -113,6 +114,14 @@ class WrongFan(Rule):
         wrong = [(scheme, _ratio(fans, scheme.fan)) for scheme in schemes if not scheme.real]
         found_ratios = sorted(wrong, key=lambda row: max(row[1], 1 / row[1]))[:1]
         return next((row for row in found_ratios if max(row[1], 1 / row[1]) > self.max_factor), None)
+
+
+def _is_normalised(graph: Graph, norms: Norms, node: fx.Node) -> bool:
+    """True when a norm takes the scale out again, right behind the layer or behind linear ops only."""
+    from bnlint.graph.ops import LINEAR_OPS, WEIGHT_LAYERS, Kind
+
+    ends = graph.destinations(node, (LINEAR_OPS | WEIGHT_LAYERS | {Kind.ADD, Kind.CAT}) - {Kind.NORM})
+    return norms.follows(node) or (bool(ends) and all(norms.at(end) is not None for end in ends))
 
 
 def _layers(graph: Graph) -> list[fx.Node]:

@@ -76,7 +76,8 @@ class NoBiasNoNorm(Rule):
 
     Known limits: but for the stem, only convs whose output meets a rectifier directly count. A conv before another conv
     (depthwise separable and low-rank pairs), before a sum, inside a gate (squeeze-and-excitation), with a normalised
-    weight, on a 1x1 map (a head behind global pooling), or at the end of the model is bias-free by design.
+    weight, on a 1x1 map (a head behind global pooling), or at the end of the model is bias-free by design, and so may a
+    depthwise conv be.
 
     References: Ioffe & Szegedy 2015 (arXiv 1502.03167), section 3.2; github.com/udacity/deep-learning-v2-pytorch issue
     200 and github.com/mlcommons/training_policies issue 89, real cases.
@@ -100,7 +101,8 @@ class NoBiasNoNorm(Rule):
         norms, gates = Norms(graph), gate_nodes(graph)
         convs = [n for n in _bias_free(graph) if n not in gates]
         normalised = [n for n in convs if norms.follows(n)]
-        bare = [n for n in convs if not graph.is_last_layer(n) and (_meets_rectifier(norms, n) or _is_stem(norms, n))]
+        bare = [n for n in convs if not graph.is_last_layer(n) and not _is_depthwise(graph, n)]
+        bare = [n for n in bare if _meets_rectifier(norms, n) or _is_stem(norms, n)]
         if len(normalised) < max(self.min_siblings, self.share * (len(normalised) + len(bare))):
             return
         for node in bare:
@@ -125,6 +127,11 @@ def _bias_free(graph: Graph) -> list[fx.Node]:
         and getattr(module, "bias", None) is None
         and not has_normalised_weight(graph, node)
     ]
+
+
+def _is_depthwise(graph: Graph, node: fx.Node) -> bool:
+    module = graph.module(node)
+    return getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
 
 
 def _meets_rectifier(norms: Norms, node: fx.Node) -> bool:

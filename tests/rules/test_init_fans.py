@@ -64,6 +64,9 @@ def drawn(layer, std):
 SOUND = {
     "right fan of a depthwise conv": lambda: images(depthwise("fan_in"), nn.ReLU()),
     "norm behind it": lambda: images(depthwise("fan_out"), nn.BatchNorm2d(64), nn.ReLU()),
+    "norm behind the pointwise conv": lambda: images(
+        depthwise("fan_out"), nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64), nn.ReLU()
+    ),
     "default of a transposed conv": lambda: images(up(), nn.ReLU()),
     "DCGAN": lambda: images(drawn(up(), 0.02), nn.ReLU()),
     "right fan of a transposed conv": lambda: images(drawn(up(), (2 / 256) ** 0.5), nn.ReLU()),

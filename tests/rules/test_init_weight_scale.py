@@ -255,6 +255,7 @@ def positive():
         frozen(),
         embedding(),
         positive(),
+        nn.utils.weight_norm(nn.Conv1d(64, 128, 41)),  # HiFi-GAN: lengths of vectors are never negative
         nn.Sequential(nn.BatchNorm1d(128), nn.Linear(128, 4)),
         nn.Linear(8, 16, device="meta"),
         nn.LazyLinear(8),

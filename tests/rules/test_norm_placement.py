@@ -67,6 +67,7 @@ def test_neither_bias_nor_norm(severities):
         nn.TransformerEncoderLayer(8, 2, 16, bias=False, batch_first=True),  # projections of a transformer
         SqueezeExcite(),
         nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 8, groups=8), *block(8, 8)),  # depthwise separable
+        nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 8, groups=8), nn.GELU(), *block(8, 8, kernel=1)),
         nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 2, 1), conv(2, 8, 1), nn.BatchNorm2d(8)),  # low rank
         nn.Sequential(*block(3, 8), *block(8, 8), conv(8, 4), nn.ReLU()),  # the last layer
         nn.Sequential(*block(3, 8), *block(8, 8), nn.AdaptiveAvgPool2d(1), conv(8, 16, 1), nn.ReLU(), conv(16, 2, 1)),
