@@ -28,7 +28,6 @@ class SoftmaxAxis(Rule):
     Example (bad):
 
     ```python
-    # also BN608
     # bnlint check --input 4x7x16
     import torch.nn as nn
 
