@@ -84,7 +84,7 @@ class ConstantChannels(Rule):
             if node in gates:
                 continue
             found, source = stats.get(node.name), graph.data(node)
-            if found is None or not found.constant or source is None:
+            if found is None or not found.constant or source is None or _is_picked(graph, source):
                 continue
             before = [stats[n.name] for n in measured(source, stats)]
             if not before or any(s.off or _hardly_varies(s) for s in before):
@@ -99,6 +99,13 @@ class ConstantChannels(Rule):
                     evidence={"constant": found.constant, "channels": found.channels},
                 )
                 return
+
+
+def _is_picked(graph: Graph, source: fx.Node) -> bool:
+    """True for one position of many, such as a class token: what was measured before it is not about it alone."""
+    from bnlint.graph.ops import SHAPE_ONLY, Kind
+
+    return any(graph.kind(n) is Kind.INDEX for n in (source, *graph.origins(source, SHAPE_ONLY)))
 
 
 def _hardly_varies(stats: NodeStats) -> bool:

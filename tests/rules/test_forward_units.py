@@ -262,10 +262,25 @@ class PaddedChannels(nn.Module):
         return self.third(torch.cat([x, rows], 1))
 
 
+class ClassToken(nn.Module):
+    """CaiT: branches start so small that the token hardly knows the picture, while the positions differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.norm = nn.Parameter(torch.randn(1, 1, 16)), nn.LayerNorm(16)
+        self.embed, self.head = nn.Linear(64, 16), nn.Linear(16, 400)
+
+    def forward(self, x):
+        tokens = self.embed(x.view(len(x), 4, 64))
+        token = self.token + 1e-6 * tokens.mean(1, keepdim=True)
+        return self.head(self.norm(torch.cat([token, tokens], 1))[:, 0])
+
+
 @pytest.mark.parametrize(
     ("model", "inputs"),
     [
         (zero_rows(), X),
+        (ClassToken(), X),
         (zero_gammas(), IMAGES[:, :, :30, :30]),
         (Positions(), X),
         (PaddedChannels(), IMAGES),
