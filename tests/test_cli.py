@@ -167,13 +167,12 @@ class TestUsage:
 class TestOptions:
     def test_they_reach_the_job(self, run: Run, jobs: list[Job]) -> None:
         args = "--input 8x3x32x32 --input mask=bool[8,4] --batch-size 4 --loss bce_with_logits --seed 7 --static"
-        more = "--device cuda:1 --dtype float16 --mode eval --input-fn f.py:make --debug --isolated --no-isolate"
+        more = "--device cuda:1 --dtype float16 --mode eval --debug --isolated --no-isolate"
         run("check", "net.py:Net", *args.split(), *more.split())
         assert jobs == [
             Job(
                 "net.py:Net",
                 inputs=("8x3x32x32", "mask=bool[8,4]"),
-                input_fn="f.py:make",
                 batch_size=4,
                 loss="binary_cross_entropy_with_logits",
                 seed=7,
@@ -186,6 +185,10 @@ class TestOptions:
                 debug=True,
             )
         ]
+
+    def test_a_function_for_the_inputs_reaches_the_job(self, run: Run, jobs: list[Job]) -> None:
+        run("check", "net.py:Net", "--input-fn", "f.py:make")
+        assert (jobs[0].inputs, jobs[0].input_fn) == ((), "f.py:make")
 
     def test_limits_reach_the_worker(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: dict[str, Any] = {}

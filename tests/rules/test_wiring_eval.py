@@ -90,7 +90,7 @@ def test_ignores_the_mode(model):
         with_layers(lambda m, x: m.b(m.a(torch.randn_like(x)))),  # a generator that draws its own input
         with_layers(lambda m, x: m.b(x + m.scale * torch.randn(8)), scale=nn.Parameter(torch.ones(8))),  # StyleGAN
         with_layers(lambda m, x: (lambda mask: (m.b(x * mask), mask))(torch.rand_like(x) > 0.7)),  # masked modelling
-        with_layers(lambda m, x: F.gumbel_softmax(m.b(x), hard=True)),
+        with_layers(lambda m, x: F.gumbel_softmax(m.b(x))),
         with_layers(lambda m, x: m.b(x) * (1 + random.random())),
         Hidden(),
     ],
