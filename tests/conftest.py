@@ -6,6 +6,8 @@ import tempfile
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a core each
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bnlint-tests-")  # not the user's
 
 
@@ -17,6 +19,13 @@ def import_state():
     sys.path[:] = path
     for name in ("net", "net_", "example"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def weights():
+    """The same weights in whatever order the tests run."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

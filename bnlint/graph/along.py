@@ -13,7 +13,7 @@ from bnlint.graph.axes import Axis, Origin, Role, holds_batch, is_batch, origins
 from bnlint.graph.loops import Loop, loops
 from bnlint.graph.model import Graph
 from bnlint.graph.operands import operands
-from bnlint.graph.ops import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Kind, argument, op_name, shape_of
+from bnlint.graph.ops import LAYERS, SAME_LAYOUT, SHAPE_ONLY, Kind, argument, op_name, shape_of, upstream
 from bnlint.graph.packed import mispacked, unpacked
 
 Position = tuple[tuple[int, ...], int]
@@ -139,7 +139,7 @@ def _batch_first(module: nn.Module | None) -> bool | None:
 def _treated_as_batch(facts: _Facts, source: fx.Node, time: Axis) -> str:
     """Words for the layer upstream that took this axis as its batch; "" when none did."""
     takers = facts.takers(frozenset(origin for origin in origins(time) if origin.role is Role.BATCH))
-    node = next((n for n in _upstream(source) if n in takers), None) if takers else None
+    node = next((n for n in upstream(source) if n in takers), None) if takers else None
     if node is None:
         return ""
     return f"`{node.target if node.op == 'call_module' else op_name(node)}` takes it as the batch"
@@ -152,17 +152,6 @@ def _takes_samples(graph: Graph, node: fx.Node, batches: frozenset[Origin]) -> b
         return False
     takes_maps = graph.kind(node) in _SAMPLES_FIRST and len(axes) >= 3
     return takes_maps or isinstance(graph.module(node), nn.BatchNorm1d)
-
-
-def _upstream(node: fx.Node) -> Iterator[fx.Node]:
-    todo, seen = [node], {node}
-    while todo:
-        here = todo.pop()
-        yield here
-        for source in here.all_input_nodes:
-            if source not in seen:
-                seen.add(source)
-                todo.append(source)
 
 
 @dataclass(frozen=True)

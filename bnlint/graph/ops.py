@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -188,6 +189,17 @@ def _class_kind(cls: Any) -> Kind:
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
     """A call's argument, given by position or by name."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def upstream(node: fx.Node) -> Iterator[fx.Node]:
+    """The node and everything its value is computed from."""
+    todo, seen = [node], {node}
+    while todo:
+        here = todo.pop()
+        yield here
+        fresh = [source for source in here.all_input_nodes if source not in seen]
+        seen.update(fresh)
+        todo += fresh
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

@@ -63,6 +63,15 @@ class Graph:
                 found.add(node)
         return frozenset(found)
 
+    @cached_property
+    def to_output(self) -> frozenset[fx.Node]:
+        """The nodes whose value something that the model returns is computed from."""
+        found: set[fx.Node] = set()
+        for node in reversed(self.nodes):
+            if any(user.op == "output" or user in found for user in node.users):
+                found.add(node)
+        return frozenset(found)
+
     @property
     def op_count(self) -> int:
         """How many ops were recorded; inputs, constants and the output do not count."""

@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 
 from bnlint.graph.model import AuditedModel, Graph
 from bnlint.graph.operands import clashes, guessed
-from bnlint.graph.ops import Kind, argument, op_name, shape_of
+from bnlint.graph.ops import Kind, argument, op_name, shape_of, upstream
 
 _LARGEST = 1 << 22  # values; a replayed tensor may not be larger
 _REPLAYED = frozenset((Kind.FACTORY, Kind.INDEX, Kind.EXPAND, Kind.RESHAPE, Kind.PERMUTE, Kind.SAME, Kind.ADD)) | {
@@ -63,14 +63,7 @@ def _rows(graph: Graph, node: fx.Node) -> int | None:
 
 
 def _input(ids: fx.Node) -> str:
-    todo, seen = [ids], set()
-    while todo:
-        node = todo.pop()
-        if node.op == "placeholder":
-            return str(node.target)
-        seen.add(node)
-        todo += [n for n in node.all_input_nodes if n not in seen]
-    return ""
+    return next((str(node.target) for node in upstream(ids) if node.op == "placeholder"), "")
 
 
 def _integers(model: AuditedModel, graph: Graph) -> dict[fx.Node, torch.Tensor]:

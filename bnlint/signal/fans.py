@@ -29,11 +29,11 @@ class Fans:
 
 
 def fans_of(module: nn.Module, name: str = "weight") -> Fans | None:
-    """The fans of one parameter of a layer; None where there are none (norms, embeddings, biases, unknown classes)."""
+    """The fans of one parameter of a layer; None where there are none: norms, embeddings, biases, unknown classes."""
     tensor = attribute(module, name)
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
         return None
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or _is_length(module, name):
         return None
     fan_in, fan_out = shape_fans(tensor.shape)
     bound = 1 / math.sqrt(max(fan_in, 1))
@@ -50,6 +50,11 @@ def fans_of(module: nn.Module, name: str = "weight") -> Fans | None:
     if isinstance(module, nn.Linear):
         return Fans(fan_in, fan_out, fan_in, fan_out, bound)
     return Fans(fan_in, fan_out, fan_in, fan_out)
+
+
+def _is_length(module: nn.Module, name: str) -> bool:
+    """True for the `weight_g` of `torch.nn.utils.weight_norm`: one length for each unit, never negative."""
+    return name.endswith("_g") and f"{name[:-1]}v" in module._parameters
 
 
 def shape_fans(shape: torch.Size) -> tuple[int, int]:

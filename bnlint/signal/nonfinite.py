@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from bnlint.graph.model import Graph
-from bnlint.graph.ops import WEIGHT_LAYERS, Kind, op_name
+from bnlint.graph.ops import WEIGHT_LAYERS, Kind, op_name, upstream
 from bnlint.signal.statistics import NodeStats
 
 # Ops that write -inf on purpose, for a softmax or a maximum to ignore.
@@ -79,15 +79,7 @@ def _is_log_of_mask(node: fx.Node, stats: Stats) -> bool:
     """The logarithm of probabilities, some of which a mask made zero."""
     if not op_name(node).startswith("log") or stats[node.name].maximum == float("inf"):
         return False
-    todo, seen = list(node.all_input_nodes), set(node.all_input_nodes)
-    while todo:
-        here = todo.pop()
-        if op_name(here) in _MASKING or "bool" in str(getattr(here.meta.get("val"), "dtype", "")):
-            return True
-        fresh = [n for n in here.all_input_nodes if n not in seen]
-        seen.update(fresh)
-        todo += fresh
-    return False
+    return any(op_name(n) in _MASKING or "bool" in str(getattr(n.meta.get("val"), "dtype", "")) for n in upstream(node))
 
 
 def _reaching(graph: Graph, stats: Stats) -> set[fx.Node]:
@@ -104,19 +96,10 @@ def _reaching(graph: Graph, stats: Stats) -> set[fx.Node]:
 
 
 def _from_input_only(graph: Graph, node: fx.Node) -> bool:
-    todo, seen = [node], {node}
-    while todo:
-        here = todo.pop()
-        if (
-            graph.kind(here) in WEIGHT_LAYERS
-            or here.op == "get_attr"
-            or (here.op == "call_module" and _has_weights(graph, here))
-        ):
-            return False
-        fresh = [n for n in here.all_input_nodes if n not in seen]
-        seen.update(fresh)
-        todo += fresh
-    return True
+    return not any(
+        graph.kind(n) in WEIGHT_LAYERS or n.op == "get_attr" or (n.op == "call_module" and _has_weights(graph, n))
+        for n in upstream(node)
+    )
 
 
 def _has_weights(graph: Graph, node: fx.Node) -> bool:

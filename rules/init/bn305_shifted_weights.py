@@ -83,12 +83,9 @@ class ShiftedWeights(Rule):
         """Looks at every trained weight of a layer that sums over its inputs."""
         from bnlint.signal.fans import fans_of
 
-        modules = dict(model.module.named_modules(remove_duplicate=False))
         for name, weight in model.module.named_parameters():
             path, _, key = name.rpartition(".")
-            module = modules[path]
-            if key.endswith("_g") and f"{key[:-1]}v" in module._parameters:
-                continue  # the lengths of weight_norm's vectors
+            module = model.modules[path]
             of_torch = type(module).__module__.startswith("torch.nn.modules") and fans_of(module, key) is not None
             found = self._shifted(weight) if of_torch and weight.requires_grad else None
             if found is None:
@@ -103,12 +100,11 @@ class ShiftedWeights(Rule):
 
     def _shifted(self, weight: torch.Tensor) -> Recognition | None:
         """The law of a weight that is a random draw around something else than zero."""
-        from torch._subclasses.fake_tensor import FakeTensor
-
+        from bnlint.graph.weights import has_numbers
         from bnlint.signal.laws import sample
         from bnlint.signal.schemes import recognise
 
-        if weight.is_meta or isinstance(weight, FakeTensor) or not weight.dtype.is_floating_point:
+        if not has_numbers(weight):
             return None
         entries = sample(weight).matrix.flatten()
         limit = self.max_shift + self.errors / math.sqrt(max(entries.numel(), 1))

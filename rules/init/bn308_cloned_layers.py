@@ -85,14 +85,15 @@ class ClonedLayers(Rule):
 
         graph = model.graph
         assert graph is not None
-        groups = equal_groups(_weights(model))
+        weights = _weights(model)
+        groups = equal_groups(weights)
         if not groups or model.survey.trained:
             return
-        groups = [names for names in groups if _is_random(model, names[0])]
+        groups = [names for names in groups if _is_random(model, names[0], weights[names[0]])]
         uses = trained_uses(graph, model.module) if groups else {}
-        for paths, weights in copied_modules([n for n in groups if _meet(graph, uses, n)]).items():
+        for paths, held in copied_modules([n for n in groups if _meet(graph, uses, n)]).items():
             first, others = paths[0], paths[1:]
-            count = len(weights)
+            count = len(held)
             yield self.finding(
                 model.place(path=others[0]),
                 f"`{others[0]}` is a copy of `{first}`: "
@@ -106,22 +107,20 @@ class ClonedLayers(Rule):
 
 
 def _weights(model: AuditedModel) -> dict[str, torch.Tensor]:
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch.nn.parameter import is_lazy
+    from bnlint.graph.weights import has_numbers
 
     return {
         name: p.detach()
         for name, p in model.module.named_parameters()
-        if p.requires_grad and not is_lazy(p) and not p.is_meta and not isinstance(p, FakeTensor)
-        if p.ndim > 1 and p.numel() >= _LEAST and p.is_floating_point()
+        if p.requires_grad and has_numbers(p) and p.ndim > 1 and p.numel() >= _LEAST
     }
 
 
-def _is_random(model: AuditedModel, name: str) -> bool:
+def _is_random(model: AuditedModel, name: str, weight: torch.Tensor) -> bool:
     found = model.survey.of(name)
     if found is None or not (found.drawn or found.law == "orthogonal"):
         return False
-    entries = model.module.get_parameter(name).detach().flatten()[:4096].tolist()
+    entries = weight.flatten()[:4096].tolist()
     return len(set(entries)) > len(entries) // 2  # bilinear kernels repeat themselves
 
 

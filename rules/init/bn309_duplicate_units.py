@@ -118,12 +118,12 @@ def _hidden_layers(graph: Graph) -> Iterator[fx.Node]:
 def _units(graph: Graph, node: fx.Node) -> torch.Tensor | None:
     """Groups x units x (weights and bias) of a layer that trains; None where nothing can be said."""
     import torch
-    from torch._subclasses.fake_tensor import FakeTensor
 
     from bnlint.graph.ops import Kind
+    from bnlint.graph.weights import has_numbers
 
     found, module = graph.weight(node), graph.module(node)
-    if found is None or not found[1].requires_grad or found[1].is_meta or isinstance(found[1], FakeTensor):
+    if found is None or not found[1].requires_grad or not has_numbers(found[1]):
         return None
     weight, groups = found[1].detach(), int(getattr(module, "groups", 1))
     if graph.kind(node) is Kind.CONV_TRANSPOSE:
@@ -134,7 +134,7 @@ def _units(graph: Graph, node: fx.Node) -> torch.Tensor | None:
     if bool((rows == rows.flatten()[0]).all()):
         return None
     bias = getattr(module, "bias", None)
-    if isinstance(bias, torch.Tensor) and not bias.is_meta:
+    if has_numbers(bias):
         rows = torch.cat([rows, bias.detach().to(rows.dtype)[:, None]], 1)
     return rows.reshape(groups, -1, rows.shape[1])
 

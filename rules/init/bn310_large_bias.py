@@ -115,14 +115,12 @@ def _sizes(model: AuditedModel, node: fx.Node) -> tuple[float, float] | None:
     """Root mean squares of the biases and of the weighted sum; None where either has no values."""
     import math
 
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    from bnlint.graph.weights import gain
+    from bnlint.graph.weights import gain, has_numbers
 
     graph = model.graph
     assert graph is not None
     bias = getattr(graph.module(node), "bias", None)
-    if bias is None or bias.is_meta or isinstance(bias, FakeTensor) or not bias.is_floating_point():
+    if not has_numbers(bias):
         return None
     size = float(bias.detach().double().square().mean().sqrt())
     power = gain(graph, node) if size > 0 else None

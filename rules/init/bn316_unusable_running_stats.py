@@ -106,13 +106,13 @@ def _stats(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Running mean and variance, when they have finite values; BN306 is about others."""
     import torch
     from torch import nn
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch.nn.parameter import is_lazy
+
+    from bnlint.graph.weights import has_numbers
 
     if not isinstance(norm, nn.modules.batchnorm._NormBase):
         return None
     mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None or is_lazy(variance) or variance.is_meta or isinstance(variance, FakeTensor):
+    if not has_numbers(mean) or not has_numbers(variance):
         return None
     mean, variance = mean.detach().float(), variance.detach().float()
     return (mean, variance) if bool(torch.isfinite(variance).all()) else None

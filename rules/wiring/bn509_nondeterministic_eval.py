@@ -93,7 +93,7 @@ class NondeterministicEval(Rule):
         yield from self._left_behind(model, repeat)
         if repeat.difference <= self._limit(repeat):
             return
-        causes = [node for node in repeat.changed if _reaches_output(repeat, node)]
+        causes = [node for node in repeat.changed if node in repeat.graph.to_output]
         if not causes or any(_is_reported_elsewhere(model, repeat, node) for node in causes):
             return
         serious, cause, cure = _explain(repeat, causes[0])
@@ -137,25 +137,13 @@ def _share(difference: float) -> str:
     return f"{difference:.2g}" if difference < 10 else "many times"
 
 
-def _reaches_output(repeat: Repeat, node: fx.Node) -> bool:
-    todo, seen = [node], {node}
-    while todo:
-        here = todo.pop()
-        if here.op == "output":
-            return True
-        new = [user for user in here.users if user not in seen]
-        seen.update(new)
-        todo += new
-    return False
-
-
 def _alike(repeat: Repeat, cause: fx.Node) -> list[fx.Node]:
     """Later draws of the same kind; behind the first one they no longer get the same tensors in both passes."""
     from bnlint.graph.draws import draws
 
     later = repeat.graph.nodes[repeat.graph.position[cause] + 1 :] if draws(cause) else []
     what = _explain(repeat, cause)
-    return [n for n in later if draws(n) and _explain(repeat, n) == what and _reaches_output(repeat, n)]
+    return [n for n in later if draws(n) and _explain(repeat, n) == what and n in repeat.graph.to_output]
 
 
 def _is_reported_elsewhere(model: AuditedModel, repeat: Repeat, node: fx.Node) -> bool:
