@@ -23,7 +23,7 @@ from bnlint.signal.loss import LossError, gradients_of_outputs
 )
 def test_a_declared_loss_starts_from_its_value(shape: tuple[int, ...], axis: int, loss: str) -> None:
     logits = torch.randn(shape, requires_grad=True)
-    start = gradients_of_outputs(logits, {shape: axis}, loss, 0)
+    start = gradients_of_outputs(logits, {shape: axis}, loss, 1)
     assert "random targets" in start.words
     assert start.declared in (loss, "binary_cross_entropy_with_logits")
     assert start.classes == (2 if "bce" in loss or "margin" in loss else 0 if "mse" in loss else shape[axis])

@@ -17,6 +17,8 @@ from bnlint.graph.untouched import training_mode
 from bnlint.signal.statistics import NodeStats, widened
 from bnlint.signal.watch import Watch
 
+WORTH_A_SEARCH = 0.1  # a gap from which on the op where it begins is looked for
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -46,20 +48,26 @@ def warming_up(model: nn.Module, wanted: bool) -> Iterator[None]:
 def train_eval_gap(
     model: nn.Module, graph: Graph, trained: list[torch.Tensor], stats: Mapping[str, NodeStats], call: Call
 ) -> Gap | None:
-    """One pass in eval mode on the batch that train mode had; None where the two give other things."""
+    """One recorded pass in eval mode on the batch that train mode had; None where the two give other things."""
     watch = Watch(graph, backward=False)
     with torch.no_grad(), training_mode(model, False):
         recording = record(model, *call, fake=False, repair=False, observer=watch)
     if recording.error is not None:
         raise recording.error
-    outputs = [t for _, t in tensors(recording.output)]
+    gap = output_gap(trained, [t for _, t in tensors(recording.output)])
+    if gap is None:
+        return None
+    now = watch.fetch()
+    first = next((n for n in graph.nodes if n.name in now and _changed(stats.get(n.name), now[n.name])), None)
+    return Gap(gap.difference, first)
+
+
+def output_gap(trained: list[torch.Tensor], outputs: list[torch.Tensor]) -> Gap | None:
+    """Compares the outputs alone."""
     if [t.shape for t in outputs] != [t.shape for t in trained]:
         return None
     pairs = [(a, b) for a, b in zip(trained, outputs, strict=True) if a.dtype.is_floating_point and a.numel() > 1]
-    difference = max((_apart(a, b) for a, b in pairs), default=0.0)
-    now = watch.fetch()
-    first = next((n for n in graph.nodes if n.name in now and _changed(stats.get(n.name), now[n.name])), None)
-    return Gap(difference, first)
+    return Gap(max((_apart(a, b) for a, b in pairs), default=0.0))
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> float:

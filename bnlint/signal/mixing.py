@@ -26,7 +26,7 @@ from bnlint.signal.watch import Matcher, to_host
 if TYPE_CHECKING:
     from bnlint.inputs import Inputs
 
-_SAMPLES = 2
+PAIR = 2
 _TOLERANCE = 1e-5  # of the fingerprint of one sample
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -45,13 +45,13 @@ def mixing(model: nn.Module, graph: Graph, inputs: Inputs, copy: Callable[[Input
 
     None as well where the code branches on the data: which way it takes is then the batch's affair.
     """
-    pair = inputs.with_batch(_SAMPLES) if inputs.batch_size > _SAMPLES else inputs
-    outputs = [node for node in graph.outputs if _is_by_sample(graph, node, inputs.batch_size)]
-    if pair is None or pair.batch_size != _SAMPLES or not outputs or not _is_a_batch(inputs):
+    pair = pair_of(inputs, graph)
+    if pair is None:
         return None
+    outputs = [node for node in graph.outputs if is_by_sample(graph, node, inputs.batch_size)]
     with torch.no_grad(), training_mode(model, False):
         both, way = _pass(model, graph, copy(pair), (0, 1), seed)
-        runs = [_pass(model, graph, copy(_all_alike(pair, kept)), (kept,), seed) for kept in range(_SAMPLES)]
+        runs = [_pass(model, graph, copy(all_alike(pair, kept)), (kept,), seed) for kept in range(PAIR)]
     if any(other != way for _, other in runs):
         return None
     alone = [prints for prints, _ in runs]
@@ -61,9 +61,17 @@ def mixing(model: nn.Module, graph: Graph, inputs: Inputs, copy: Callable[[Input
     return Mixing(worst, first) if worst > _TOLERANCE else Mixing(0.0)
 
 
-def _is_by_sample(graph: Graph, node: fx.Node, size: int) -> bool:
+def pair_of(inputs: Inputs, graph: Graph) -> Inputs | None:
+    """Two samples of a batch; None where it has but one, or what belongs to a sample is not known."""
+    pair = inputs.with_batch(PAIR) if inputs.batch_size > PAIR else inputs
+    if pair is None or pair.batch_size != PAIR or not _is_a_batch(inputs):
+        return None
+    return pair if any(is_by_sample(graph, node, inputs.batch_size) for node in graph.outputs) else None
+
+
+def is_by_sample(graph: Graph, node: fx.Node, size: int) -> bool:
     """True for an output with samples along one axis; a second axis of that length may be samples, too: all pairs."""
-    return _batch_axis(graph.axes(node)) is not None and graph.shape(node).count(size) == 1
+    return batch_axis(graph.axes(node)) is not None and graph.shape(node).count(size) == 1
 
 
 def _is_a_batch(inputs: Inputs) -> bool:
@@ -78,17 +86,18 @@ def _is_a_batch(inputs: Inputs) -> bool:
     )
 
 
-def _all_alike(inputs: Inputs, kept: int) -> Inputs:
+def all_alike(inputs: Inputs, kept: int) -> Inputs:
+    """The pair with one of its samples in both places."""
     rows = zip(inputs.tensors, inputs.batch_axes, strict=True)
     changed = {
-        id(tensor): tensor if axis is None else tensor.index_select(axis, torch.full((_SAMPLES,), kept))
+        id(tensor): tensor if axis is None else tensor.index_select(axis, torch.full((PAIR,), kept))
         for tensor, axis in rows
     }
     args, kwargs = map_tensors((inputs.args, inputs.kwargs), lambda tensor: changed[id(tensor)])
     return replace(inputs, args=args, kwargs=kwargs)
 
 
-def _batch_axis(axes: Sequence[Axis]) -> int | None:
+def batch_axis(axes: Sequence[Axis]) -> int | None:
     """The one axis that counts samples and nothing else."""
     found = [d for d, axis in enumerate(axes) if any(atom.role is Role.BATCH for atom in axis)]
     if len(found) != 1 or len(axes[found[0]]) != 1 or not axes[found[0]][0].whole:
@@ -107,8 +116,8 @@ def _pass(
         node = matcher.match(ran)
         value = next((t for _, t in tensors(output) if measurable(t)), None)
         axes = graph.axes(node) if node is not None else ()
-        axis = _batch_axis(axes) if value is not None and value.ndim == len(axes) else None
-        if node is None or value is None or axis is None or value.shape[axis] != _SAMPLES:
+        axis = batch_axis(axes) if value is not None and value.ndim == len(axes) else None
+        if node is None or value is None or axis is None or value.shape[axis] != PAIR:
             return
         with torch._C.DisableTorchFunction():
             numbers[node.name] = [n for sample in kept for n in _fingerprint(value.select(axis, sample))]

@@ -7,9 +7,8 @@ Further passes, in eval mode, are made only when a selected rule asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,9 +21,7 @@ from bnlint.graph.model import Graph
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.record import record
 from bnlint.graph.recording import Recording
-from bnlint.graph.untouched import untouched
 from bnlint.rule import Pass
-from bnlint.signal.agreement import Agreement, Sample, agreement, sampled
 from bnlint.signal.device import (
     OutOfMemory,
     ProbeError,
@@ -36,69 +33,18 @@ from bnlint.signal.device import (
     is_unsupported,
     release,
 )
-from bnlint.signal.evaluation import Gap, train_eval_gap, warming_up
+from bnlint.signal.evaluation import warming_up
+from bnlint.signal.facts import FailedOp, ProbeFacts, Where
+from bnlint.signal.further import FurtherPasses
 from bnlint.signal.loss import InitialLoss, LossError, gradients_of_outputs
-from bnlint.signal.mixing import Mixing, mixing
 from bnlint.signal.parameters import ParameterStats, parameter_stats
-from bnlint.signal.repeat import Call, Repeat, repeat
-from bnlint.signal.statistics import NodeStats
+from bnlint.signal.repeat import Call
 from bnlint.signal.watch import Watch
 
 if TYPE_CHECKING:
     from bnlint.inputs import Inputs
 
 CACHED = "the model keeps tensors of the recording run in a cache of its own and goes on using them"
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where the model runs, and in what precision: `dtype` converts it, `autocast` only its ops."""
-
-    device: str = "cpu"
-    dtype: str | None = None
-    autocast: str | None = None
-
-    @property
-    def is_reference(self) -> bool:
-        """True on the CPU in the model's own dtype: there is nothing to compare it with."""
-        return self.device == "cpu" and self.dtype in (None, "float32", "float64") and self.autocast is None
-
-    def __str__(self) -> str:
-        dtype = f"{self.autocast} autocast" if self.autocast else self.dtype
-        return f"`{self.device}`" + (f" in {dtype}" if dtype else "")
-
-
-@dataclass(frozen=True)
-class FailedOp:
-    """What the model's own forward raised, and the user's line that called it."""
-
-    kind: str
-    message: str
-    call: CallSite | None
-
-
-@dataclass
-class ProbeFacts:
-    """What the probe measured. `stats` is by node name of the static graph, `parameters` by every name they have."""
-
-    device: str
-    where: str = ""  # the device and the precision, in words
-    loss: str = ""  # what the backward pass started from
-    initial_loss: InitialLoss | None = None  # the value of a declared loss
-    backward: bool = False  # the backward pass ran to its end
-    stats: dict[str, NodeStats] = field(default_factory=dict)
-    parameters: dict[str, ParameterStats] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    failed: str | None = None  # why the forward pass did not run or stopped
-    failed_call: CallSite | None = None  # the user's line where it stopped
-    out_of_memory: bool = False
-    raised: FailedOp | None = None  # what stopped it, where the model fails without the probe too
-    unsupported: FailedOp | None = None  # the op that stopped it, where the device or dtype has none
-    passes: set[Pass] = field(default_factory=set)  # the further ones that ran
-    repeat: Repeat | None = None  # what two passes in eval mode gave
-    mixing: Mixing | None = None  # what the samples of a batch do to each other in eval mode
-    gap: Gap | None = None  # between the outputs of train and eval mode
-    agreement: Agreement | None = None  # with the same model on the CPU in float32
 
 
 def probe(
@@ -155,25 +101,24 @@ class _Probe:
     def facts(self, backward: bool, passes: frozenset[Pass]) -> ProbeFacts:
         """What the passes gave; a failure of the first is written down."""
         watch = Watch(self.graph, backward)
+        further = FurtherPasses(
+            self.model, self.graph, self.inputs, self._copy, self.where.autocast, self.seed, self.found
+        )
         try:
             self.found.device = str(find_device(self.where.device))
             with _own_gradients(self.model):
-                reference = self._reference() if Pass.REFERENCE in passes and not self.where.is_reference else None
-                copies = self._moved()
+                reference = further.reference() if Pass.REFERENCE in passes and not self.where.is_reference else None
+                self._move()
                 if Pass.REFERENCE in passes:  # before a pass in train mode moves the running statistics
-                    self._further(Pass.REFERENCE, lambda: self._compare(reference))
+                    further.make(Pass.REFERENCE, lambda: further.beside(reference))
+                if not self.model.training:
+                    passes -= {Pass.WARMED_EVAL}
                 torch.manual_seed(self.seed)
-                warm = Pass.WARMED_EVAL in passes and self.model.training
-                with _quiet_dropout(self.model), warming_up(self.model, warm):
-                    output = self._run(copies, watch, backward)
+                with _quiet_dropout(self.model), warming_up(self.model, Pass.WARMED_EVAL in passes):
+                    output = self._run(watch, backward)
                 self.found.parameters = parameter_stats(self.model)
                 self.found.stats = watch.fetch()
-                if warm:
-                    self._further(Pass.WARMED_EVAL, lambda: self._gap(output, copies))
-                if Pass.EVAL_TWICE in passes:
-                    self._further(Pass.EVAL_TWICE, lambda: self._repeat(copies))
-                if Pass.OTHER_SAMPLES in passes:
-                    self._further(Pass.OTHER_SAMPLES, self._mix)
+                further.in_eval_mode(output, passes)
             self.found.notes += watch.notes()
         except OutOfMemory:
             raise
@@ -181,15 +126,14 @@ class _Probe:
             self.found.failed, self.found.failed_call = str(error), error.call
         return self.found
 
-    def _moved(self) -> Callable[[], Call]:
-        """Moves the model; what it returns makes a fresh copy of the inputs there, as a pass may write into its own."""
+    def _move(self) -> None:
         wanted = find_dtype(self.where.dtype)
         with explained("moving the model", self.where.device):
             if self.where.device != "cpu" or wanted is not None:
                 self.model.to(device=torch.device(self.found.device), dtype=wanted)
-        return lambda: self._copy(self.inputs)
 
     def _copy(self, inputs: Inputs) -> Call:
+        """Fresh tensors on the device: a pass may write into its own."""
         wanted = find_dtype(self.where.dtype)
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -200,12 +144,12 @@ class _Probe:
             args, kwargs = map_tensors((inputs.args, inputs.kwargs), move)
         return args, kwargs
 
-    def _run(self, copies: Callable[[], Call], watch: Watch, backward: bool) -> list[torch.Tensor]:
+    def _run(self, watch: Watch, backward: bool) -> list[torch.Tensor]:
         """The pass that is measured; returns its outputs."""
         with explained("the forward pass", self.found.device), casting(self.found.device, self.where.autocast):
-            recording = record(self.model, *copies(), fake=False, repair=False, observer=watch)
+            recording = record(self.model, *self._copy(self.inputs), fake=False, repair=False, observer=watch)
             if recording.error is not None:
-                self._blame(recording.error, recording.error_call, copies)
+                self._blame(recording.error, recording.error_call)
                 raise recording.error
             if any(isinstance(t, FakeTensor) for _, t in tensors(recording.output)):
                 raise ProbeError(CACHED)
@@ -213,17 +157,17 @@ class _Probe:
             self._backward(recording, watch)
         return [t.detach() for _, t in tensors(recording.output)]
 
-    def _blame(self, error: BaseException, at: CallSite | None, copies: Callable[[], Call]) -> None:
+    def _blame(self, error: BaseException, at: CallSite | None) -> None:
         """Writes down what the forward raised, where it is the model's own failure or the device's."""
         failed = FailedOp(type(error).__name__, first_line(error), at)
         if not self.where.is_reference and is_unsupported(error):
             self.found.unsupported = failed
-        if self._raises_alone(type(error), copies):
+        if self._raises_alone(type(error)):
             self.found.raised = failed
 
-    def _raises_alone(self, kind: type[BaseException], copies: Callable[[], Call]) -> bool:
+    def _raises_alone(self, kind: type[BaseException]) -> bool:
         """True when the model raises the same without the recorder around it, and not for what a recording left."""
-        args, kwargs = copies()
+        args, kwargs = self._copy(self.inputs)
         torch.manual_seed(self.seed)
         try:
             self.model(*args, **kwargs)
@@ -252,49 +196,6 @@ class _Probe:
 
     def _targets(self) -> Any:
         return map_tensors(self.inputs.targets, lambda tensor: tensor.to(self.found.device))
-
-    def _further(self, which: Pass, make: Callable[[], None]) -> None:
-        """A pass that only some rules need; when it fails the facts of the first still stand.
-
-        What it changes is put back, so that the next pass meets the model as this one did.
-        """
-        try:
-            doing = f"a further pass ({which.value})"
-            with (
-                untouched(self.model, values=True),
-                explained(doing, self.found.device),
-                casting(self.found.device, self.where.autocast),
-            ):
-                make()
-            self.found.passes.add(which)
-        except ProbeError as error:
-            self.found.notes.append(str(error))
-
-    def _repeat(self, copies: Callable[[], Call]) -> None:
-        self.found.repeat = repeat(self.model, copies(), copies())
-
-    def _gap(self, trained: list[torch.Tensor], copies: Callable[[], Call]) -> None:
-        self.found.gap = train_eval_gap(self.model, self.graph, trained, self.found.stats, copies())
-
-    def _mix(self) -> None:
-        self.found.mixing = mixing(self.model, self.graph, self.inputs, self._copy, self.seed)
-
-    def _reference(self) -> Sample | None:
-        """The model as it is, on the CPU."""
-        if any(p.device.type != "cpu" or p.dtype is not torch.float32 for p in self.model.parameters()):
-            return None
-        args, kwargs = map_tensors((self.inputs.args, self.inputs.kwargs), lambda t: t.detach().clone())
-        try:
-            with explained("the reference run", "cpu"):
-                return sampled(self.model, self.graph, (args, kwargs), self.seed)
-        except ProbeError as error:
-            self.found.notes.append(str(error))
-            return None
-
-    def _compare(self, reference: Sample | None) -> None:
-        if reference is not None:
-            here = sampled(self.model, self.graph, self._copy(self.inputs), self.seed)
-            self.found.agreement = agreement(self.graph, reference, here)
 
 
 @contextmanager

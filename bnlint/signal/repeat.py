@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +42,23 @@ def repeat(model: nn.Module, first: Call, second: Call) -> Repeat:
 
     Raises what the model raises. Buffers and random state are the caller's to restore.
     """
-    with torch.no_grad(), training_mode(model, False):
+    with torch.no_grad(), training_mode(model, False), left_behind(model) as numbers:
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        numbers = _plain_numbers(model)
         one, prints = _pass(model, first)
         moved = [name for name, b in model.named_buffers() if name in before and not _equal(b, before[name])]
         two, again = _pass(model, second)
-    difference = _difference([t for _, t in tensors(one.output)], [t for _, t in tensors(two.output)])
+    difference = apart([t for _, t in tensors(one.output)], [t for _, t in tensors(two.output)])
     changed = _changed(one.graph, two.graph, prints, again) if difference > 0 else ()
+    return Repeat(Graph(one, model), difference, changed, tuple(moved), tuple(numbers))
+
+
+@contextmanager
+def left_behind(model: nn.Module) -> Iterator[list[str]]:
+    """Afterwards the list holds the plain numbers of modules, by path, that have another value than before."""
+    before, found = _plain_numbers(model), list[str]()
+    yield found
     now = _plain_numbers(model)
-    left = tuple(path for path, value in numbers.items() if now.get(path, value) != value)
-    return Repeat(Graph(one, model), difference, changed, tuple(moved), left)
+    found += [path for path, value in before.items() if now.get(path, value) != value]
 
 
 def _plain_numbers(model: nn.Module) -> dict[str, float]:
@@ -122,7 +129,7 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _difference(one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> float:
+def apart(one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> float:
     """The largest relative difference of two lists of outputs; entries that are not numbers must be so in both."""
     if [t.shape for t in one] != [t.shape for t in two]:
         return math.inf
