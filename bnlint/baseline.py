@@ -15,6 +15,7 @@ from typing import NamedTuple
 from bnlint.config import Config, ConfigError
 from bnlint.config.files import shown_path
 from bnlint.job import TargetReport
+from bnlint.paths import real
 from bnlint.rule import ENGINE_CODES, Finding, Location, Place, engine_finding
 from bnlint.target import TargetError, parse
 
@@ -43,7 +44,7 @@ class Baseline:
         """The entries of a finding, one for each of its modules; bnlint's own words have none."""
         if finding.code in ENGINE_CODES:
             return []
-        target = portable(row.target, self.file.resolve().parent)
+        target = portable(row.target, real(self.file).parent)
         return [Entry(target, finding.code, module) for module in finding.modules or (finding.module_path,)]
 
 
@@ -106,7 +107,7 @@ def silence(baseline: Baseline, rows: Sequence[TargetReport]) -> Counter[Entry]:
 
 def judged(rows: Iterable[TargetReport], file: Path) -> dict[str, set[str]]:
     """The codes of the rules that ran, by target as in the baseline."""
-    return {portable(row.target, file.resolve().parent): set(row.ran) for row in rows}
+    return {portable(row.target, real(file).parent): set(row.ran) for row in rows}
 
 
 def location(config: Config, told: str | None = None) -> tuple[Path, bool]:
@@ -150,7 +151,7 @@ def portable(target: str, root: Path) -> str:
         parsed = parse(target)
     except TargetError:
         return target
-    path = (parsed.path or Path()).resolve()
+    path = real(parsed.path or Path())
     if parsed.path is None or not path.is_relative_to(root):
         return target
     return path.relative_to(root).as_posix() + parsed.text.removeprefix(parsed.place)

@@ -7,19 +7,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bnlint.config import Check, Plan
+from bnlint.paths import real
 from bnlint.target import Target, defines_modules, expand, parse
 
 
 def concerned(plan: Plan, files: Iterable[str]) -> list[Check]:
     """The configured targets that a change of the files concerns; without configured ones the models in the files."""
-    changed = {Path(file).resolve() for file in files}
+    changed = {real(file) for file in files}
     if not plan.configured:
         return [
             Check(Path(file).as_posix(), plan.default)
             for file in files
             if Path(file).suffix == ".py" and defines_modules(Path(file))
         ]
-    if plan.config.file is not None and plan.config.file.resolve() in changed:
+    if plan.config.file is not None and real(plan.config.file) in changed:
         return list(plan.configured)
     rows = [Check(text, row.settings) for row in plan.configured for text in expand([row.target])]
     return [row for row in rows if changed & local_files(row, plan.config.root)]
@@ -34,8 +35,8 @@ def local_files(check: Check, root: Path) -> set[Path]:
         start.append(Path(settings.input_fn.rpartition(":")[0]))
     if settings.batch and ".py:" in settings.batch:
         start.append(Path(settings.batch.rpartition(":")[0]))
-    weights = {Path(settings.weights).resolve()} if settings.weights else set()
-    return set(_closure([path.resolve() for path in start], [path.resolve() for path in roots])) | weights
+    weights = {real(settings.weights)} if settings.weights else set()
+    return set(_closure([real(path) for path in start], [real(path) for path in roots])) | weights
 
 
 def _files_of(target: Target, roots: Sequence[Path]) -> Iterator[Path]:
@@ -54,7 +55,7 @@ def _closure(start: Iterable[Path], roots: Sequence[Path]) -> Iterator[Path]:
             continue
         seen.add(path)
         yield path
-        waiting += [found.resolve() for found in _imports(path, roots)]
+        waiting += [real(found) for found in _imports(path, roots)]
 
 
 def _imports(path: Path, roots: Sequence[Path]) -> Iterator[Path]:

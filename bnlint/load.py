@@ -165,6 +165,8 @@ def _on_path(folder: Path, *, first: bool) -> None:
 
 def _missing_file(path: Path) -> BuildError:
     shown = path.as_posix()
+    if path.is_symlink():
+        return failed("BN901", f"the link `{shown}` leads to no file", help="name the file itself")
     if path.is_dir():
         return failed("BN901", f"`{shown}` is a folder", help=f"name a file in it: `{shown}/model.py:Net`")
     if not path.parent.is_dir():

@@ -9,6 +9,7 @@ from bnlint.baseline import Baseline, judged, portable, silence, stale, stale_fi
 from bnlint.config import Chosen
 from bnlint.config.files import shown_path
 from bnlint.job import Report, TargetReport
+from bnlint.paths import real
 from bnlint.rule import Rule
 from bnlint.suppress import suppress
 
@@ -48,7 +49,7 @@ def settle(
 def _put_stale(known: Baseline, rows: Sequence[TargetReport], complete: bool) -> None:
     """Silences known findings, and adds BN910 for those that are gone."""
     ran = judged(rows, known.file)
-    places = {portable(row.target, known.file.resolve().parent): row for row in rows}
+    places = {portable(row.target, real(known.file).parent): row for row in rows}
     for entry in stale(silence(known, rows), ran, complete=complete) if rows else ():
         places.get(entry.target, rows[0]).findings.append(stale_finding(known, entry))
 

@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+from bnlint.paths import real
+
 
 class WriteError(OSError):
     """A file cannot be written; the message is one sentence for people."""
@@ -16,7 +18,7 @@ def write(path: Path, text: str) -> None:
     """Replaces a file by the text, through a temporary file beside it, so that no reader ever sees half of it."""
     data = text.encode("utf-8", "backslashreplace")
     try:
-        path = path.resolve()  # what a link points to is replaced, not the link
+        path = real(path)  # what a link points to is replaced, not the link
         if path.exists() and not path.is_file():
             path.write_bytes(data)  # a pipe or a device
             return

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Parts of the engine, lowest first: each imports what stands above it in this list, and its own files.
 ORDER = (
-    ("rule", "whole", "removed", "interpreter"),
-    ("job", "target", "registry"),
+    ("rule", "paths"),
+    ("whole", "removed", "interpreter"),
+    ("job", "target", "registry", "spec"),
     ("collector", "grouping", "graph"),
     ("signal", "failure", "untraced"),
     ("load", "checkpoint"),

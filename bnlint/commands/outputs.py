@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from bnlint.job import Report
+from bnlint.paths import real
 from bnlint.registry import did_you_mean
 from bnlint.report import FORMATS, render
 from bnlint.report.terminal import put
@@ -50,7 +51,7 @@ def checked_outputs(outputs: Sequence[Output]) -> list[Output]:
             raise click.UsageError(f"`{row.file}` cannot be written: there is no folder `{row.file.parent}`")
         if row.file and row.file.is_dir():
             raise click.UsageError(f"`{row.file}` cannot be written: it is a folder")
-    files = [row.file.resolve() for row in outputs if row.file]
+    files = [real(row.file) for row in outputs if row.file]
     if len(set(files)) < len(files):
         raise click.UsageError("two reports cannot go into one file")
     return list(outputs)

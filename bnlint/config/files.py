@@ -12,6 +12,7 @@ from typing import Any
 
 from bnlint.config.keys import KEYS
 from bnlint.config.kinds import ConfigError, read_keys
+from bnlint.paths import real
 
 NAMES = ("bnlint.toml", "pyproject.toml")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z][\w-]*(?:\.(?:[\w-]+|\"[^\"]*\"))*)\s*=(.*)", re.DOTALL)
@@ -50,7 +51,7 @@ def find_config(start: Path, configs: Sequence[str] = (), *, isolated: bool = Fa
     for text in configs:
         if _is_assignment(text):
             _merge(values, read_keys(KEYS, _assigned(text), f"--config {text}"))
-    root = file.resolve().parent if file else Path.cwd()
+    root = real(file).parent if file else Path.cwd()
     return Config(file, root, values)
 
 
@@ -66,7 +67,7 @@ def nearest(start: Path) -> Path | None:
 
 def folder_of(paths: Iterable[Path]) -> Path:
     """The innermost folder that holds all the files and folders; the working directory when there are none."""
-    folders = [str(path.resolve() if path.is_dir() else path.resolve().parent) for path in paths]
+    folders = [str(real(path) if path.is_dir() else real(path).parent) for path in paths]
     try:
         return Path(os.path.commonpath(folders)) if folders else Path.cwd()
     except ValueError:  # on several drives
@@ -75,7 +76,7 @@ def folder_of(paths: Iterable[Path]) -> Path:
 
 def shown_path(path: Path) -> str:
     """A path as people see it: from the working directory when that is above it."""
-    absolute = path.resolve()
+    absolute = real(path)
     return (absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute).as_posix()
 
 

@@ -13,6 +13,7 @@ from bnlint.config.files import Config
 from bnlint.config.kinds import ConfigError
 from bnlint.config.selection import Selection
 from bnlint.config.settings import Settings
+from bnlint.paths import real
 from bnlint.target import Target, TargetError, parse
 
 _FIELDS = frozenset(row.name for row in dataclasses.fields(Settings))
@@ -133,4 +134,4 @@ def _same(one: Target, other: Target) -> bool:
 
 
 def _is_at(target: Target, path: Path) -> bool:
-    return target.path is not None and target.path.resolve() == path.resolve()
+    return target.path is not None and real(target.path) == real(path)

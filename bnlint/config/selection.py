@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnlint.config.globs import module_pattern, path_pattern
 from bnlint.config.kinds import FLAG, NUMBER, TEXT, WHOLE, ConfigError
+from bnlint.paths import real
 from bnlint.registry import codes_by_name, did_you_mean, what_became
 from bnlint.rule import ENGINE_CODES, Finding, Rule, Severity, State
 
@@ -74,8 +74,8 @@ class Chosen:
         """The key and the pattern that a finding is ignored by; one about several modules only when all of them are."""
         at = finding.location or finding.call
         if at is not None and self.per_file:
-            file = (Path.cwd() / at.file).resolve()
-            root = Path(self.root).resolve()
+            file = real(at.file)
+            root = real(self.root)
             path = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
             for glob, pattern, codes in self.per_file:
                 if finding.code in codes and pattern.fullmatch(path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bnlint.job import Report, TargetReport, sort_findings
+from bnlint.paths import real
 from bnlint.report.text import Look, clean
 from bnlint.rule import Finding, Location, Severity
 
@@ -42,7 +43,7 @@ def digest(text: str) -> str:
 def path_in(file: str, root: str = "") -> str:
     """A file's path from the folder that the variable `root` names, else from here; elsewhere it stays absolute."""
     base = Path(os.environ.get(root) or Path.cwd()).resolve()
-    path = Path(file).resolve()
+    path = real(file)
     return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
 
 
