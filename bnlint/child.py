@@ -27,18 +27,24 @@ _Result = TypeVar("_Result")
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 
 
-def check(job: Job, emit: Emit, limit: int | None = None) -> TargetReport:
-    """The audit, in this process; raises TargetFailed for what the user's code raises past it."""
+def check(job: Job, emit: Emit, limit: int | None = None, *, alone: bool = False) -> TargetReport:
+    """The audit, in this process; raises TargetFailed for what the user's code raises past it.
+
+    In a process `alone`, which no Ctrl-C reaches, that includes KeyboardInterrupt.
+    """
     from bnlint import audit
 
-    return _guarded(lambda emit: audit.run(job, emit), job, emit, limit)
+    return _guarded(lambda emit: audit.run(job, emit), job, emit, limit, alone)
 
 
-def discover(job: Job, emit: Emit, limit: int | None = None) -> tuple[list[str], list[tuple[str, str]]]:
-    """The models of a file, in this process; raises TargetFailed."""
+def discover(
+    job: Job, emit: Emit, limit: int | None = None, *, alone: bool = False
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The models of a file, in this process; raises TargetFailed as `check` does."""
     from bnlint import build
 
-    return _guarded(lambda emit: build.discover(Path(job.target), job.seed, emit, meta=job.meta), job, emit, limit)
+    path = Path(job.target)
+    return _guarded(lambda emit: build.discover(path, job.seed, emit, meta=job.meta), job, emit, limit, alone)
 
 
 def main() -> None:
@@ -71,10 +77,10 @@ def _answer(request: dict[str, Any], channel: _Channel) -> None:
         files = FilesRead()
         _limit_memory(limit)
         if request["kind"] == "discover":
-            targets, skipped = discover(job, channel.stage, limit)
+            targets, skipped = discover(job, channel.stage, limit, alone=True)
             answer: dict[str, Any] = {"targets": targets, "skipped": skipped, "files": files()}
         else:
-            report = check(job, channel.stage, limit)
+            report = check(job, channel.stage, limit, alone=True)
             report.seconds = {"start": start, **report.seconds}
             report.files = files()
             answer = report.to_dict()
@@ -117,7 +123,7 @@ class _Channel:
             data = data[os.write(self._pipe, data) :]
 
 
-def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int | None) -> _Result:
+def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int | None, alone: bool) -> _Result:
     from bnlint.failure import BuildError
 
     stage = "start"
@@ -130,13 +136,13 @@ def _guarded(work: Callable[[Emit], _Result], job: Job, emit: Emit, limit: int |
     try:
         _needs_new_torch()
         return work(enter)
-    except KeyboardInterrupt:
-        raise
     except BuildError as error:
         finding = error.finding
     except TargetError as error:
         finding = engine_finding("BN901", str(error))
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not alone:
+            raise
         if limit is not None:
             _limit_memory(None)  # the report needs some, too
         finding = _raised(error, stage, limit)

@@ -31,6 +31,8 @@ FAILS = {  # case: (code, the file whose line is marked `# here: case`, words of
     "exit_import.py:Net": ("BN901", "import", "exits"),
     "models.py:ExitInit": ("BN902", "ExitInit", "exits"),
     "models.py:ExitForward": ("BN903", "ExitForward", ""),
+    "models.py:InterruptForward": ("BN903", "InterruptForward", "KeyboardInterrupt"),
+    "models.py:InterruptInit": ("BN902", "InterruptInit", "KeyboardInterrupt"),
     "models.py:OsExit": ("BN906", None, "exit code 3"),
     "crash_import.py:Net": ("BN906", "import", "SIGSEGV"),
     "models.py:Segfault": ("BN906", "Segfault", "SIGSEGV"),

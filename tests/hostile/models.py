@@ -42,6 +42,16 @@ class ExitInit(Healthy):
         sys.exit("no data")  # here: ExitInit
 
 
+class InterruptForward(Healthy):
+    def forward(self, x):
+        raise KeyboardInterrupt  # here: InterruptForward
+
+
+class InterruptInit(Healthy):
+    def __init__(self):
+        raise KeyboardInterrupt  # here: InterruptInit
+
+
 class OsExit(Healthy):
     def __init__(self):
         print("about to leave")
