@@ -413,6 +413,23 @@ class TestOutput:
         assert "8 × \\u5c64 \\u2265 3" in (tmp_path / "console").read_text(encoding="cp1252")
 
 
+@pytest.mark.parametrize("words", [["loop.py"], ["loop.py:Net"], ["--changed", "loop.py"], ["--config", "loop.toml"]])
+def test_links_that_lead_in_a_circle(run, jobs, project, words):
+    for name in ("loop.py", "loop.toml"):
+        (project / name).symlink_to(name)
+    _, _, err = run("check", *words)
+    assert "bnlint itself" not in err
+
+
+@pytest.mark.parametrize("told", [["--input", "8X4"], []])
+def test_an_input_that_cannot_be_read_is_told_before_the_model_is_built(run, jobs, project, told):
+    if not told:
+        (project / "bnlint.toml").write_text('[[targets]]\ntarget = "net.py:Net"\ninputs = ["8X4"]\n')
+    code, _, err = run("check", "net.py:Net", *told)
+    assert (code, jobs) == (2, [])
+    assert "`8x4`" in err
+
+
 def test_an_input_and_a_function_that_makes_one_exclude_each_other(run):
     code, _, err = run("check", "net.py:Net", "--input", "8x4", "--input-fn", "net.py:make")
     assert code == 2

@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bnlint import audit
+from bnlint.inputs import InputError
 from bnlint.inputs.batch import from_batch
-from bnlint.inputs.spec import InputError
 from bnlint.job import Job
 
 X, Y = torch.randn(6, 16, generator=torch.Generator().manual_seed(0)) + 3, torch.arange(6) % 4

@@ -20,12 +20,12 @@ from bnlint.config.kinds import (
     Table,
     read_keys,
 )
-from bnlint.config.settings import DTYPES, HALVES, LOSS_ALIASES, LOSSES, MODES, parse_size
+from bnlint.config.settings import DTYPES, HALVES, LOSS_ALIASES, LOSSES, MODES, checked_spec, parse_size
 from bnlint.report import FORMATS
 from bnlint.rule import Severity
+from bnlint.spec import DTYPES as INPUT_DTYPES
 
 LEVELS = tuple(severity.value for severity in reversed(Severity))
-INPUT_DTYPES = (*DTYPES, "int64", "int32", "int16", "int8", "uint8", "bool", "complex64", "complex128")
 
 
 def _is_literal(value: Any) -> bool:
@@ -59,7 +59,8 @@ class _Input(Kind):
     def read(self, value: Any, where: str) -> str:
         """The spec, as `--input` takes it."""
         row = super().read(value, where)
-        return row if isinstance(row, str) else _spec(read_keys(INPUT_KEYS, row, where), where)
+        text = row if isinstance(row, str) else _spec(read_keys(INPUT_KEYS, row, where), where)
+        return checked_spec(text, f"{where}: ")
 
 
 def _spec(row: dict[str, Any], where: str) -> str:

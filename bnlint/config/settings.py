@@ -11,6 +11,7 @@ from bnlint.config.kinds import ConfigError
 from bnlint.config.selection import Selection
 from bnlint.job import Job
 from bnlint.registry import did_you_mean
+from bnlint.spec import SpecError, parse
 
 LOSSES = (  # functions of torch.nn.functional
     "cross_entropy",
@@ -76,6 +77,8 @@ class Settings:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("autocast", self.autocast, HALVES)
         _one_of("mode", self.mode, MODES)
+        for text in self.inputs:
+            checked_spec(text)
         if self.meta and self.weights:
             raise ConfigError("--meta makes no values and --weights loads some; leave one of them out")
         if self.python and not self.isolate:
@@ -113,6 +116,16 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise ConfigError(f"`{text}` is not a size; write a number with K, M or G, such as 2G or 512M")
     return size
+
+
+def checked_spec(text: str, where: str = "") -> str:
+    """The spec of an input, when it can be read; `where` begins the sentence that says it cannot."""
+    try:
+        parse(text)
+    except SpecError as error:
+        help = "" if str(error).endswith("?") else f"; {error.help}"
+        raise ConfigError(f"{where}{error}{help}") from error
+    return text
 
 
 def _one_of(option: str, value: str | None, choices: Sequence[str]) -> None:

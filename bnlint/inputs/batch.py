@@ -14,7 +14,7 @@ from torch import nn
 from bnlint.checkpoint import read_safetensors, read_tensors
 from bnlint.failure import BuildError
 from bnlint.graph.nest import tensors
-from bnlint.inputs.spec import InputError
+from bnlint.inputs.error import InputError
 from bnlint.inputs.told import called, named_object
 from bnlint.inputs.values import Inputs, from_values, is_required, parameters_of
 from bnlint.rule import Place

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from bnlint.inputs.bounds import bounded
+from bnlint.inputs.error import InputError
 from bnlint.inputs.guess import Candidate, Guess, path_name
 from bnlint.inputs.outcome import Outcome
 from bnlint.inputs.search import Search
-from bnlint.inputs.spec import InputError, InputSpec, TensorSpec, parse
 from bnlint.inputs.values import Inputs, from_specs
 from bnlint.job import Job
+from bnlint.spec import InputSpec, TensorSpec, parse
 
 _FREE = {3: ((1,), "sequence"), 4: ((2, 3), "image"), 5: ((2, 3, 4), "volume")}  # axes of data of so many axes
 

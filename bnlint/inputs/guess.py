@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bnlint.inputs.spec import FLOATS, TensorSpec
 from bnlint.inputs.values import Parameter
+from bnlint.spec import FLOATS, TensorSpec
 
 Path = tuple[Any, ...]  # (parameter, key, key, …)
 

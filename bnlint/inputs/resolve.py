@@ -12,13 +12,13 @@ from torch import nn
 from bnlint.failure import said, users_traceback
 from bnlint.inputs.batch import from_batch
 from bnlint.inputs.bounds import bounded
+from bnlint.inputs.error import InputError
 from bnlint.inputs.given import from_options, options
 from bnlint.inputs.guess import Candidate, build, path_name
 from bnlint.inputs.guesser import Guesser
 from bnlint.inputs.hints import hinted
 from bnlint.inputs.outcome import Outcome
 from bnlint.inputs.search import Search
-from bnlint.inputs.spec import InputError
 from bnlint.inputs.told import dummy_inputs, from_function, own_example
 from bnlint.inputs.values import Inputs, bound, model_dtype, parameters_of, unwrapped, with_batch
 from bnlint.job import Job

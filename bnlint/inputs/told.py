@@ -16,7 +16,7 @@ from bnlint.failure import BuildError, said, users_traceback
 from bnlint.graph.names import attribute
 from bnlint.graph.nest import map_tensors, tensors
 from bnlint.graph.untouched import untouched
-from bnlint.inputs.spec import InputError
+from bnlint.inputs.error import InputError
 from bnlint.inputs.values import Inputs, from_values, unwrapped
 from bnlint.load import load
 from bnlint.rule import Place

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bnlint.graph.nest import map_tensors, tensors
-from bnlint.inputs.spec import InputError, InputSpec, TensorSpec
+from bnlint.inputs.error import InputError
+from bnlint.spec import InputSpec, TensorSpec
 
 Parameter = inspect.Parameter
 _DATA = ("inputs=", "--input-fn", "--batch")

@@ -7,11 +7,10 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from bnlint.rule import Finding, Place, engine_finding
+if TYPE_CHECKING:
+    import torch
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
@@ -22,16 +21,19 @@ _DIGITS = 18  # of a number that a tensor can be asked for
 _NAME = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)(.*)", re.DOTALL)
 _TENSOR = re.compile(r"([A-Za-z]\w*)\s*\[([^\]]*)\]\s*(?:<\s*(\S+))?")
 _SHORT = re.compile(r"(\d+(?:x\d+)*)(?:\s*<\s*(\S+))?")
+_NEAR = re.compile(  # `8X4`, `(8, 4)`, `int64[8x4]`, `8x4:int64`
+    r"(?:(?:torch\.)?(?P<dtype>[a-z]+\d*)[\s:]*)?[(\[]*(?P<sizes>[1-9]\d{0,8}(?:[\sx*×,]+[1-9]\d{0,8})*)[\s,)\]]*"
+    r"(?:[\s:](?:torch\.)?(?P<after>[a-z]+\d*))?(?:\s*<\s*(?P<high>[1-9]\d{0,8}))?",
+    re.IGNORECASE,
+)
 
 
-class InputError(Exception):
-    """The input cannot be used or found; `finding` says why and what to write."""
+class SpecError(ValueError):
+    """The text describes no input; the message is one sentence for people, `help` says what to write."""
 
-    def __init__(
-        self, message: str, *, help: str = "", note: str = "", place: Place | None = None, **evidence: Any
-    ) -> None:
+    def __init__(self, message: str, help: str = _FORMS) -> None:
         super().__init__(message)
-        self.finding: Finding = engine_finding("BN903", message, help=help, note=note, place=place, evidence=evidence)
+        self.help = help
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class TensorSpec:
         """True for integers."""
         return self.dtype in INTEGERS
 
-    def make(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """A tensor with these values on the CPU; `dtype` stands in when the spec has none."""
-        kind = getattr(torch, self.dtype) if self.dtype else dtype
+    def make(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A tensor with these values on the CPU; `dtype`, or else float32, stands in when the spec has none."""
+        import torch
+
+        kind = getattr(torch, self.dtype) if self.dtype else dtype or torch.float32
         if self.fill is not None:
             return torch.tensor(self.fill, dtype=kind).expand(self.shape).clone()
         if self.dtype == "bool":
@@ -85,7 +89,7 @@ class InputSpec:
 
 
 def parse(text: str) -> InputSpec:
-    """Reads one `--input`; raises InputError with one sentence that says what is wrong and what to write."""
+    """Reads one `--input`; raises SpecError."""
     named = _NAME.fullmatch(text)
     name, body = (named[1], named[2].strip()) if named else (None, text.strip())
     spec = _tensor(body, text, named=name is not None)
@@ -94,11 +98,11 @@ def parse(text: str) -> InputSpec:
     try:
         value = ast.literal_eval(body)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise InputError(_unreadable(body, text), help=_FORMS) from None
+        raise SpecError(_unreadable(body, text)) from None
     if value is not None and not isinstance(value, (bool, int, float, str)):
-        raise InputError(_unreadable(body, text), help=_FORMS)
+        raise SpecError(_unreadable(body, text))
     if name is None:
-        raise InputError(f"the input `{text}` is a plain value without a name", help=f"write name={body}")
+        raise SpecError(f"the input `{text}` is a plain value without a name", f"write name={body}")
     return InputSpec(value, name)
 
 
@@ -107,10 +111,10 @@ def _tensor(body: str, text: str, *, named: bool) -> TensorSpec | None:
     if full:
         dtype = _dtype(full[1], text)
         sizes = [row.strip() for row in full[2].split(",")] if full[2].strip() else []
-        return _checked(TensorSpec(_sizes(sizes, text), dtype, _high(full[3], text)), text)
+        return _checked(TensorSpec(_sizes(sizes, body, text), dtype, _high(full[3], text)), text)
     if short and ("x" in body or short[2] or not named):
         high = _high(short[2], text)
-        return _checked(TensorSpec(_sizes(short[1].split("x"), text), "int64" if high else None, high), text)
+        return _checked(TensorSpec(_sizes(short[1].split("x"), body, text), "int64" if high else None, high), text)
     return None
 
 
@@ -119,17 +123,17 @@ def _dtype(name: str, text: str) -> str:
     if dtype in DTYPES:
         return dtype
     near = difflib.get_close_matches(name, (*DTYPES, *_ALIASES), n=1)
-    raise InputError(
+    raise SpecError(
         f"the input `{text}` has an unknown dtype `{name}`" + (f" (did you mean `{near[0]}`?)" if near else ""),
-        help=f"the dtypes are {', '.join(DTYPES)}",
+        f"the dtypes are {', '.join((*DTYPES, *_ALIASES))}",
     )
 
 
-def _sizes(rows: Sequence[str], text: str) -> tuple[int, ...]:
+def _sizes(rows: Sequence[str], body: str, text: str) -> tuple[int, ...]:
     if any(len(row) > _DIGITS for row in rows):
-        raise InputError(f"the input `{text[:40]}…` has a size that is too large", help=_FORMS)
+        raise SpecError(f"the input `{text[:40]}…` has a size that is too large")
     if not all(row.isascii() and row.isdigit() and int(row) > 0 for row in rows):
-        raise InputError(f"the input `{text}` has a size that is not a positive whole number", help=_FORMS)
+        raise SpecError(f"the input `{text}` has a size that is not a positive whole number{_did_you_mean(body, text)}")
     return tuple(map(int, rows))
 
 
@@ -137,7 +141,7 @@ def _high(row: str | None, text: str) -> int | None:
     if row is None:
         return None
     if not (row.isascii() and row.isdigit() and len(row) <= _DIGITS and int(row) > 0):
-        raise InputError(f"the bound `<{row}` of the input `{text}` is not a positive whole number", help=_FORMS)
+        raise SpecError(f"the bound `<{row}` of the input `{text}` is not a positive whole number")
     return int(row)
 
 
@@ -145,15 +149,25 @@ def _checked(spec: TensorSpec, text: str) -> TensorSpec:
     if spec.high is None:
         return spec
     if not spec.whole:
-        raise InputError(f"the input `{text}` has a bound, which only integers take", help=_FORMS)
-    largest = torch.iinfo(getattr(torch, spec.dtype or "int64")).max
+        raise SpecError(f"the input `{text}` has a bound, which only integers take")
+    kind = spec.dtype or "int64"
+    largest = 2 ** (int(kind.strip("uint")) - kind.startswith("int")) - 1
     if spec.high > largest:
-        raise InputError(f"the bound of the input `{text}` is above {largest}, the largest {spec.dtype}", help=_FORMS)
+        raise SpecError(f"the bound of the input `{text}` is above {largest}, the largest {spec.dtype}")
     return spec
 
 
 def _unreadable(body: str, text: str) -> str:
-    sizes = re.findall(r"\d+", body)
-    if sizes and re.fullmatch(r"[\s\d,()\[\]x*×]+", body):
-        return f"the input `{text}` cannot be read; did you mean `{text.replace(body, 'x'.join(sizes))}`?"
-    return f"the input `{text}` cannot be read" if text.strip() else "an input is empty"
+    return f"the input `{text}` cannot be read{_did_you_mean(body, text)}" if text.strip() else "an input is empty"
+
+
+def _did_you_mean(body: str, text: str) -> str:
+    """The text as it should be written, where it holds sizes and at most a dtype and a bound."""
+    match = _NEAR.fullmatch(body)
+    word = (match["dtype"] or match["after"] or "").lower() if match else ""
+    dtype = _ALIASES.get(word, word)
+    if match is None or (word and dtype not in DTYPES):
+        return ""
+    sizes = tuple(int(size) for size in re.findall(r"\d+", match["sizes"]))
+    meant = str(TensorSpec(sizes, dtype or None, int(match["high"]) if match["high"] else None))
+    return f"; did you mean `{text.replace(body, meant)}`?"
