@@ -184,7 +184,7 @@ class _Run:
         backward = any(rule.phase is Phase.BACKWARD for rule in self.rules)
         passes = frozenset(wanted for rule in self.rules for wanted in rule.passes)
         job = self.job
-        with self._stage("probe"), untouched(audited.module, values=True):
+        with self._stage("probe"), rare_collections(), untouched(audited.module, values=True):
             audited.probe = probe(
                 audited.module,
                 given,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+_SCALARS = frozenset((bool, int, float, str, type(None)))  # most attributes of layers: not worth a second look
 
 
 def held_outside(model: nn.Module) -> dict[str, nn.Module]:
@@ -18,7 +19,9 @@ def held_outside(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
         for key, value in vars(module).items():
-            if isinstance(value, _CONTAINERS) and key not in ("_modules", "_parameters", "_buffers"):
+            if type(value) in _SCALARS:
+                continue
+            if isinstance(value, _CONTAINERS) and value and key not in ("_modules", "_parameters", "_buffers"):
                 for where, item in _modules_in(value, join(path, key)):
                     if id(item) not in registered:
                         found.setdefault(where, item)
@@ -49,6 +52,8 @@ def join(path: str, name: str) -> str:
 
 
 def _modules_in(value: Any, where: str, depth: int = 8) -> Iterator[tuple[str, nn.Module]]:
+    if type(value) in _SCALARS:
+        return
     if isinstance(value, nn.Module):
         yield where, value
     elif isinstance(value, _CONTAINERS) and depth:
@@ -93,6 +98,8 @@ def tensor_names(model: nn.Module) -> dict[int, tuple[str, bool]]:
                     found.setdefault(id(tensor), (join(path, key), True))
     for path, module in model.named_modules():
         for key, value in vars(module).items():
+            if type(value) in _SCALARS:
+                continue
             if isinstance(value, torch.Tensor):
                 found.setdefault(id(value), (join(path, key), False))
             elif type(value) in (list, tuple):

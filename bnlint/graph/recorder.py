@@ -284,9 +284,8 @@ def _fact(tensor: torch.Tensor) -> torch.Tensor:
     """What the graph keeps of a tensor: itself when it holds no data, else its shape on the meta device."""
     if isinstance(tensor, FakeTensor) or tensor.device.type == "meta":
         return tensor
-    with torch.no_grad():
-        fact = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    return fact.requires_grad_() if tensor.requires_grad else fact
+    with torch._C.DisableTorchFunction():
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
 
 
 def _fx_target(func: Any, name: str, args: Any) -> tuple[str, Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 
 from bnlint.graph.names import parameters_of
 from bnlint.graph.sharded import put_apart
+
+_CONTAINERS = frozenset((list, dict, set, OrderedDict))
 
 
 @contextmanager
@@ -72,11 +75,7 @@ def _data(tensor: torch.Tensor) -> torch.Tensor | None:
 
 def _container_copy(value: Any) -> Any:
     """The value, and a copy of it when it is a plain container that a forward may write into (a cache, say)."""
-    return (value, value.copy()) if type(value) in (list, dict, set) or _is_ordered(value) else (value, None)
-
-
-def _is_ordered(value: Any) -> bool:
-    return type(value).__name__ == "OrderedDict"
+    return (value, value.copy()) if type(value) in _CONTAINERS else (value, None)
 
 
 def _restore_attributes(module: nn.Module, saved: dict[str, tuple[Any, Any]]) -> None:
@@ -86,7 +85,7 @@ def _restore_attributes(module: nn.Module, saved: dict[str, tuple[Any, Any]]) ->
     for key, (value, contents) in saved.items():
         if now.get(key) is not value:
             now[key] = value
-        if contents is not None and not _same_items(value, contents):
+        if contents is not None and (value or contents) and not _same_items(value, contents):
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(contents)
 

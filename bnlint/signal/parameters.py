@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from bnlint.signal.statistics import extremes, measurable, norm
@@ -16,8 +15,7 @@ from bnlint.signal.watch import to_host
 class ParameterStats:
     """Norms of one parameter and of its gradient; `gradient` is None where none arrived.
 
-    `finite` says whether every entry of the gradient is, `zero` whether every one is zero: the norm of small or large
-    ones may come out as zero or infinity although they are not.
+    `finite` says whether every entry of the gradient is, `zero` whether every one is zero.
     """
 
     norm: float
@@ -33,22 +31,22 @@ def parameter_stats(model: nn.Module) -> dict[str, ParameterStats]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if measurable(parameter):
             found.setdefault(id(parameter), (parameter, []))[1].append(name)
-    rows: dict[str, list[torch.Tensor]] = {}
-    for parameter, (name, *_) in found.values():
-        gradient = parameter.grad if measurable(parameter.grad) else None
-        rows[name] = [
-            norm(parameter),
-            *([norm(gradient), *extremes(gradient).values()] if gradient is not None else []),
-        ]
-    numbers = to_host(rows)
-    return {
-        name: _parameter(numbers[names[0]], trainable=parameter.requires_grad)
-        for parameter, names in found.values()
-        for name in names
+    gradients = {name: p.grad for p, (name, *_) in found.values() if p.grad is not None and measurable(p.grad)}
+    rows = {
+        name: [norm(p), *([norm(gradients[name])] if name in gradients else [])] for p, (name, *_) in found.values()
     }
-
-
-def _parameter(numbers: list[float], *, trainable: bool) -> ParameterStats:
-    weight, *gradient = numbers
-    finite, zero = all(map(math.isfinite, gradient[1:])), gradient[1:] == [0.0, 0.0]
-    return ParameterStats(weight, gradient[0] if gradient else None, finite, trainable, zero)
+    norms = to_host(rows)
+    # the norm of small or large entries may come out as zero or infinity although they are not
+    unclear = [name for name in gradients if not 0 < norms[name][1] < math.inf]
+    ranges = to_host({name: list(extremes(gradients[name]).values()) for name in unclear})
+    return {
+        name: ParameterStats(
+            norms[first][0],
+            norms[first][1] if first in gradients else None,
+            all(map(math.isfinite, ranges.get(first, ()))),
+            parameter.requires_grad,
+            ranges.get(first) == [0.0, 0.0],
+        )
+        for parameter, (first, *others) in found.values()
+        for name in (first, *others)
+    }

@@ -208,15 +208,14 @@ def _is_batch_normed(graph: Graph, node: fx.Node) -> bool:
 
 
 def on_host(values: Mapping[_Key, torch.Tensor]) -> dict[_Key, torch.Tensor]:
-    """Tensors that lie on a device, in one copy: on the CPU, in float64."""
-    if not values:
-        return {}
-    device = list(values.values())[-1].device
-    exact = torch.float64 if device.type == "cpu" else torch.float32
-    whole = [_whole(value) for value in values.values()]
-    flat = torch.cat([value.reshape(-1).to(device=device, dtype=exact) for value in whole])
-    parts = torch.split(flat.cpu().double(), [value.numel() for value in whole])
-    return {key: part.reshape(value.shape) for key, value, part in zip(values, whole, parts, strict=True)}
+    """Numbers on the CPU, in float64; from another device in one copy."""
+    whole = {key: _whole(value) for key, value in values.items()}
+    device = next((value.device for value in whole.values() if value.device.type != "cpu"), None)
+    if device is None:
+        return {key: value.double() for key, value in whole.items()}
+    flat = torch.cat([value.reshape(-1).to(device=device, dtype=torch.float32) for value in whole.values()])
+    parts = torch.split(flat.cpu().double(), [value.numel() for value in whole.values()])
+    return {key: part.reshape(value.shape) for (key, value), part in zip(whole.items(), parts, strict=True)}
 
 
 def to_host(rows: dict[str, list[torch.Tensor]]) -> dict[str, list[float]]:
