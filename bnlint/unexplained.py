@@ -34,10 +34,11 @@ def unexplained(audited: AuditedModel, findings: Sequence[Finding], nearest: str
     if error is not None and not explained and not isinstance(error, Unfollowable):
         place = Place("", audited.resolve_call(graph.recording.error_call))
         found = _failed(type(error).__name__, str(error), place, nearest)
-        return replace(found, help=_meant(audited.module, str(error)) or found.help)
+        found = replace(found, help=_meant(audited.module, str(error)) or found.help)
+        return None if _is_explained(audited, place.location, findings) else found
     if raised is not None:
         line = audited.resolve_call(raised.call)
-        if not _is_explained(line, findings):
+        if not _is_explained(audited, line, findings):
             return _failed(raised.kind, raised.message, Place("", line), nearest)
     return None
 
@@ -50,9 +51,13 @@ def nearest_input(audited: AuditedModel, job: Job) -> str:
     return nearest(audited.module, job) if wrong else ""
 
 
-def _is_explained(line: Location | None, findings: Sequence[Finding]) -> bool:
-    """True when an error is about the op that this line calls."""
-    places = [at for f in findings if f.severity is Severity.ERROR for at in (f.call, f.location) if at]
+def _is_explained(audited: AuditedModel, line: Location | None, findings: Sequence[Finding]) -> bool:
+    """True when an error is about an op that this line calls."""
+    assert audited.graph is not None
+    errors = [f for f in findings if f.severity is Severity.ERROR]
+    named = {name for f in errors for name in f.nodes}
+    ops = [audited.call_line(node) for node in audited.graph.nodes if node.name in named]
+    places = [at for at in (*ops, *(f.call for f in errors), *(f.location for f in errors)) if at]
     return line is not None and any((at.file, at.line) == (line.file, line.line) for at in places)
 
 

@@ -23,6 +23,7 @@ from torch.utils.weak import TensorWeakRef
 
 from bnlint.graph.fake import Unfollowable, cannot_follow, reason
 from bnlint.graph.frames import calling_line
+from bnlint.graph.home import call_at, home_of
 from bnlint.graph.memory import out_of_memory
 from bnlint.graph.names import ModuleNames, tensor_names
 from bnlint.graph.nest import map_tensors, plain, select, tensors
@@ -57,7 +58,7 @@ class Recorder(TorchFunctionMode):
         self.graph = self.recording.graph
         self.names = ModuleNames(model)
         self.tensor_names = tensor_names(model)
-        self.repair, self.observer = repair, observer
+        self.repair, self.observer, self.home = repair, observer, home_of(model)
         self.known: dict[int, tuple[TensorWeakRef, fx.Node, tuple[Any, ...]]] = {}
         self.attributes: dict[str, fx.Node] = {}
         self.path = ""
@@ -147,7 +148,7 @@ class Recorder(TorchFunctionMode):
         failed = None
         try:
             with self._opaque():
-                output = func(*args, **kwargs)
+                output = call_at(self.home, func, args, kwargs) if self.recording.fake else func(*args, **kwargs)
         except Exception as error:
             if out_of_memory(error):
                 raise

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnlint.rule import Finding, Phase, Rule, Severity
+from bnlint.rule import Finding, Phase, Place, Rule, Severity
 
 if TYPE_CHECKING:
     from torch import fx
 
     from bnlint.graph.model import AuditedModel
+
+_NO_CUDA = ("not compiled with CUDA", "No CUDA GPUs", "no NVIDIA driver", "not linked with support for cuda")
 
 
 class DeviceBoundForward(Rule):
@@ -19,7 +22,8 @@ class DeviceBoundForward(Rule):
     Why it matters: `torch.zeros(n)` makes a tensor on the CPU. As long as the model is there too nothing shows; on a
     GPU the first op that combines it with an activation raises "Expected all tensors to be on the same device". A
     `.cuda()` in forward fails on a machine without one and puts everything on the first of several GPUs, so that under
-    `DataParallel` on eight cards seven replicas get tensors of the wrong card.
+    `DataParallel` on eight cards seven replicas get tensors of the wrong card. Where the forward pass fails for it on
+    the device that the model is checked on, it is an error.
 
     Example (bad):
 
@@ -86,12 +90,16 @@ class DeviceBoundForward(Rule):
         for node in graph.nodes:
             device = fixed_device(node)
             if device is not None and not device.startswith("cpu"):
-                yield self.finding(
+                stops = _where_it_stops(model, node)
+                fails = f", and fails on `{model.probe.device}`" if stops and model.probe is not None else ""
+                found = self.finding(
                     model.place(node),
-                    f"`{op_name(node)}` in forward names the device `{device}`",
+                    f"`{op_name(node)}` in forward names the device `{device}`{fails}",
                     help="use the device of an input or a parameter, `x.device`",
+                    severity=Severity.ERROR if stops else None,
                     evidence={"op": op_name(node), "device": device},
                 )
+                yield replace(found, nodes=(*found.nodes, *stops))
         for node, user in left_behind(graph, starts).items():
             line = model.call_line(user)
             what = "names the CPU" if fixed_device(node) else "names no device"
@@ -108,15 +116,31 @@ class DeviceBoundForward(Rule):
         assert model.graph is not None
         recording = model.graph.recording
         text = str(recording.error or "")
-        if any(words in text for words in ("not compiled with CUDA", "No CUDA GPUs", "no NVIDIA driver")):
-            from bnlint.rule import Place
-
+        if any(words in text for words in _NO_CUDA):
             yield self.finding(
                 Place("", model.resolve_call(recording.error_call)),
                 "forward needs a CUDA device whatever device the model is on",
                 help="use the device of an input or a parameter, `x.device`",
+                severity=Severity.ERROR,
                 evidence={"error": text.splitlines()[0]},
             )
+
+
+def _where_it_stops(model: AuditedModel, node: fx.Node) -> tuple[str, ...]:
+    """The op at which the probe's forward ends because of the device that `node` names: itself, or one that meets it.
+
+    The model's device is another one then; on the device that is named the same forward runs.
+    """
+    raised = model.probe.raised if model.probe is not None else None
+    line = model.resolve_call(raised.call) if raised is not None else None
+    if raised is None or line is None:
+        return ()
+    if model.call_line(node) == line and any(words in raised.message for words in _NO_CUDA):
+        return (node.name,)
+    if "on the same device" not in raised.message:
+        return ()
+    assert model.graph is not None
+    return tuple(op.name for op in model.graph.nodes if model.call_line(op) == line)
 
 
 def _cure(node: fx.Node) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnlint import Severity
+from bnlint import Severity, check
 
 
 class Fn(nn.Module):
@@ -211,3 +211,30 @@ def test_the_cure_names_a_tensor_that_is_there(found, make, cure):
     model = Positions(make) if make else Inline(None)
     (finding,) = found(model, "int64[4,5]<9", select=["BN507"]).values()
     assert finding.help == cure
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without it")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.fc(x.cuda()),
+        lambda m, x: m.fc(x.to("cuda:0")),
+        lambda m, x: m.fc(x.to(torch.device("cuda"), torch.float32)),
+        lambda m, x: m.fc(x) + torch.ones(8, device="cuda"),
+        lambda m, x: m.fc(x) + x.new_ones(8, device="cuda"),
+        lambda m, x: m.fc(x + torch.cuda.FloatTensor(8)),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_error(function):
+    report = check(Fn(function), inputs="4x8")
+    errors = [(f.code, f.call or f.location) for f in report.findings if f.severity is Severity.ERROR]
+    assert [code for code, _ in errors] == ["BN507"]
+    assert errors[0][1].line == function.__code__.co_firstlineno
+    assert report.exit_code(Severity.WARNING) == 1
+
+
+def test_the_rest_of_a_model_that_goes_to_a_device_is_checked(found):
+    def forward(m, x):
+        return m.fc(x.cuda()).softmax(0)
+
+    assert {code for code, _ in found(Fn(forward), "4x8")} >= {"BN507", "BN403"}
