@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from bnlint.graph.ops import Kind, argument, op_name
 
 _FIXES_SIZE = frozenset((Kind.RESHAPE, Kind.EXPAND))
 _PASSES = frozenset((Kind.SAME, Kind.EXPAND, Kind.INDEX, Kind.RESHAPE, Kind.PERMUTE, Kind.CAT, Kind.STACK))
+_BROADCASTS = frozenset((Kind.ADD, Kind.MUL, Kind.ELEMENTWISE, Kind.EXPAND))
 _ONE_VALUE = "more than 1 value per channel"
 
 
@@ -27,6 +29,7 @@ class Fixed:
     node: fx.Node | None
     call: Call | None
     what: str
+    help: str = "take the size from the input: `x.shape[0]`"
 
 
 def may_fix_batch(graph: Graph, batch: int) -> bool:
@@ -111,14 +114,23 @@ def _state(base: Graph, names: dict[str, fx.Node], variant: Graph, failed: fx.No
         made = variant.kind(node) in (Kind.FACTORY, Kind.CONSTANT)
         if made and same is not None and batch in base.shape(same) and base.shape(same) == variant.shape(node):
             if variant.kind(node) is Kind.CONSTANT and node.meta.get("registered"):
-                parameters = f"`{node.target}` has the shape {list(base.shape(same))}"
-                return Fixed(names.get(failed.name, same), None, parameters)
+                what = f"`{node.target}` has the shape {list(base.shape(same))}"
+                help = _for_any_batch(same, base.shape(same), batch, variant.kind(failed))
+                return Fixed(names.get(failed.name, same), None, what, help)
             return Fixed(same, None, f"`{op_name(node)}` makes a tensor of {list(base.shape(same))}")
         if variant.kind(node) in _PASSES:
             new = [n for n in node.all_input_nodes if n not in seen]
             seen.update(new)
             todo += new
     return None
+
+
+def _for_any_batch(node: fx.Node, shape: Sequence[int], batch: int, reader: Kind) -> str:
+    """The edit for a parameter or a buffer that has an entry for each sample."""
+    sizes = f"the shape {[1 if size == batch else size for size in shape]}"
+    single = sizes if shape.count(batch) == 1 else "a shape with 1 for the batch"
+    expanded = "" if reader in _BROADCASTS else ", and `expand` it to the batch in forward"
+    return f"make `{node.target}` of {single}{expanded}"
 
 
 def squeezes(graph: Graph) -> bool:

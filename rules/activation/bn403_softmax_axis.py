@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 
 
 class SoftmaxAxis(Rule):
-    """A softmax runs along the batch, along an axis of size 1, or along an axis that nobody chose.
+    """A softmax runs along the batch, an axis of size 1, the queries of an attention, or an axis that nobody chose.
 
     Why it matters: along the batch the probabilities of one sample depend on the others and sum to 1 over the batch;
     a batch of one gives all ones. Over an axis of size 1 the output is the constant 1 and the layer before it never
     gets a gradient: a classifier with one unit and a softmax stays at its base rate (an accuracy of 0.5 in the case
     below, 1.0 with a sigmoid). Without `dim` PyTorch picks axis 0 for inputs of one or three axes and axis 1
-    otherwise, so that attention scores of shape (batch, steps, steps) are normalised over the batch.
+    otherwise, so that attention scores of shape (batch, steps, steps) are normalised over the batch. Along the queries
+    the weights with which one query sums the values add up to anything, 0.03 to 1.85 in an untrained layer.
 
-    An axis of size 1 is an error, the batch axis a warning; a missing `dim` is a warning where PyTorch picks the batch
-    and a remark where it picks another axis.
+    An axis of size 1 is an error, the batch or the queries a warning; a missing `dim` is a warning where PyTorch picks
+    the batch and a remark where it picks another axis.
 
     Example (bad):
 
@@ -63,7 +64,8 @@ class SoftmaxAxis(Rule):
 
     Known limits: an axis counts as size 1 only where the code makes it so (a layer with one output, `unsqueeze`,
     `keepdim`), not where the input is that short. A softmax over samples that are pooled into one (multiple-instance
-    learning) or compared with each other (contrastive scores) is not reported, nor is one in a model with a
+    learning) or compared with each other (contrastive scores) is not reported, nor is one along the queries whose
+    weights are divided by their sum afterwards (slot attention), nor is one in a model with a
     sequence-first recurrent layer, where the leading axis is time.
 
     References: documentation of `torch.nn.functional.softmax`; github.com/pytorch/pytorch issue 1020,
@@ -77,6 +79,7 @@ class SoftmaxAxis(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Looks at the axis of every softmax."""
+        from bnlint.graph.attention import summed_axis
         from bnlint.graph.axes import holds_batch
         from bnlint.graph.heads import declared_axis, softmax_axis
         from bnlint.graph.ops import Kind
@@ -100,6 +103,14 @@ class SoftmaxAxis(Rule):
             elif len(graph.axes(source)) > axis and holds_batch(graph.axes(source)[axis]):
                 if _mixes_samples(graph, node, source):
                     yield self._along_batch(model, node, axis, declared_axis(graph, node) is None)
+            elif (summed := summed_axis(graph, node, axis)) is not None:
+                yield self.finding(
+                    model.place(node),
+                    f"softmax along axis {axis} of attention scores, and the product that follows sums over axis "
+                    f"{summed}: the weights it sums do not add up to 1",
+                    help=f"use `dim={summed - len(graph.shape(node))}`, the positions that are summed",
+                    evidence=evidence,
+                )
             elif declared_axis(graph, node) is None:
                 ndim = len(graph.shape(node))
                 yield self.finding(

@@ -83,7 +83,7 @@ class HardCodedBatch(Rule):
                 replace(place, node=None),
                 f"the forward pass runs for a batch of {given.batch_size} and fails for {given.batch_size + 1}: "
                 f"{fixed.what}",
-                help="take the size from the input: `x.shape[0]`",
+                help=fixed.help,
                 evidence={"batch": given.batch_size},
             )
         one = model.variant(Variant.BATCH_OF_ONE) if squeezes(graph) else None

@@ -85,3 +85,42 @@ class Bag(nn.Module):
 )
 def test_right_axis(found, model, inputs):
     assert verdict(found, model, inputs) == []
+
+
+def attended(weigh, use=lambda a, v: a @ v):
+    """Scores of (batch, queries, keys), of one input or of two, become weights that sum the values."""
+
+    def forward(m, x):
+        return use(weigh(m.q(x) @ m.k(x[:, :5]).transpose(1, 2) / 8**0.5), m.v(x[:, :5]))
+
+    return Fn(forward, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        attended(lambda s: s.softmax(1)),
+        attended(lambda s: F.dropout(s.softmax(-2), 0.1)),
+        attended(lambda s: s.softmax(1), lambda a, v: torch.bmm(a, v)),
+        attended(lambda s: s.transpose(1, 2).softmax(-1).transpose(1, 2)),
+        attended(lambda s: s.softmax(1), lambda a, v: torch.einsum("bqk,bkd->bqd", a, v)),
+        attended(lambda s: s.softmax(1), lambda a, v: (v.transpose(1, 2) @ a.transpose(1, 2), a)),
+    ],
+)
+def test_a_softmax_along_the_queries(found, model):
+    assert verdict(found, model, "2x7x8") == [Severity.WARNING]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        attended(lambda s: s.softmax(-1)),
+        attended(lambda s: s.transpose(1, 2).softmax(1).transpose(1, 2)),
+        attended(lambda s: s.softmax(1), lambda a, v: a / a.sum(-1, keepdim=True) @ v),  # slot attention
+        attended(lambda s: s.softmax(1), lambda a, v: a.transpose(1, 2) @ v[:, :1].expand(-1, 7, -1)),
+        attended(lambda s: s.softmax(1) * s.softmax(2)),  # matches in both directions
+        attended(lambda s: s.softmax(1), lambda a, v: torch.einsum("bqk,bkd->bkd", a, v)),
+    ],
+)
+def test_weights_that_add_up_to_one(found, model):
+    assert verdict(found, model, "2x7x8") == []

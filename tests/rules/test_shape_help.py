@@ -160,6 +160,10 @@ OTHERS = {
     "a squeeze": ("BN213", "4x3x6x6", ["self.fc = nn.Linear(16, 5)"],
         ["x = torch.relu(self.conv(x)).mean((2, 3), keepdim=True)", "return self.fc(x.squeeze())"],
         [("squeeze()", "squeeze((2, 3))", "squeeze((2, 3))")]),
+    "a parameter for every sample": ("BN213", "4x12", ["self.a, self.b = nn.Linear(12, 6), nn.Parameter(torch.randn(4, 1))"],
+        ["return self.a(x) * self.b"], [("(4, 1)", "(1, 1)", "1, 1")]),
+    "a state for every sample": ("BN213", "4x5x12", ["self.rnn = nn.GRU(12, 6, batch_first=True)", "self.b = nn.Parameter(torch.randn(1, 4, 6))"],
+        ["return self.rnn(x, self.b)[0]"], [("(1, 4, 6)", "(1, 1, 6)", "1, 1, 6"), ("self.b)", "self.b.expand(1, x.shape[0], 6).contiguous())", "expand")]),
     "a norm of sequences": ("BN117", "int64[4,16]<9", ["self.e, self.norm = nn.Embedding(9, 16), nn.BatchNorm1d(16)"],
         ["x = self.e(x)", "return self.norm(x)"], [same("self.norm(x)", "self.norm(x.transpose(1, 2)).transpose(1, 2)")]),
 }  # fmt: skip
