@@ -9,7 +9,7 @@ from pathlib import Path
 _PARTS = {  # what a rule is given: how it writes it, where it is declared
     "model": ("bnlint.graph.model", "AuditedModel"),
     "model.graph": ("bnlint.graph.queries", "Graph"),
-    "model.probe": ("bnlint.signal.probe", "ProbeFacts"),
+    "model.probe": ("bnlint.signal.facts", "ProbeFacts"),
     "model.probe.stats[node.name]": ("bnlint.signal.statistics", "NodeStats"),
     "model.prediction": ("bnlint.signal.predict", "Prediction"),
     "model.survey": ("bnlint.signal.survey", "Survey"),
