@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from torch._subclasses.fake_tensor import (
     FakeTensorConverter,
     FakeTensorMode,
     UnsupportedOperatorException,
+    in_kernel_invocation_manager,
 )
 
 from bnlint.graph.frames import Call
+from bnlint.graph.nest import map_tensors, tensors
+from bnlint.graph.shapes import result_of
 
 _CPU = torch.device("cpu")
 _CANNOT_FAKE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
@@ -45,7 +48,10 @@ class _Converter(FakeTensorConverter):
 
 
 class FakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
-    """torch's, with the shapes of a batch norm at hand: its own way there is a hundred small ops, in every norm."""
+    """torch's, with a short way (`shapes.py`) for the commonest ops.
+
+    torch's way loads the symbolic shapes first, half a second and 50 MB, which a batch of a given size never needs.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -53,21 +59,22 @@ class FakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs one op on fake tensors."""
-        if func is torch.ops.aten.native_batch_norm.default and _sizes_agree(*args[:5]):
-            x, training = args[0], args[5]
-            count, dtype = x.shape[1] if training else 0, _statistics_dtype(x)
-            with self:
-                return torch.empty_like(x), *(x.new_empty(count, dtype=dtype) for _ in range(2))
+        given = [tensor for _, tensor in tensors((args, kwargs or {}))]
+        if given and all(type(t) is FakeTensor and t.fake_device == _CPU and t.constant is None for t in given):
+            with in_kernel_invocation_manager(self):
+                result = result_of(func, args, kwargs or {})
+            if result is not None:
+                return map_tensors(result, self._wrapped)
+        if func is torch.ops.aten.empty.memory_format and not given and _on_cpu(kwargs or {}):
+            return FakeTensor(self, torch.empty(*args, **{**(kwargs or {}), "device": "meta"}), _CPU)
         return super().__torch_dispatch__(func, types, args, kwargs)
 
-
-def _sizes_agree(x: torch.Tensor, *per_channel: torch.Tensor | None) -> bool:
-    tensors = [t for t in per_channel if t is not None]
-    return x.ndim > 1 and all(isinstance(t, FakeTensor) and t.shape == x.shape[1:2] for t in tensors)
+    def _wrapped(self, result: torch.Tensor) -> torch.Tensor:
+        return result if isinstance(result, FakeTensor) else FakeTensor(self, result, _CPU)
 
 
-def _statistics_dtype(x: torch.Tensor) -> torch.dtype:
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+def _on_cpu(options: dict[str, Any]) -> bool:
+    return options.get("device") in (None, _CPU) and options.get("layout") in (None, torch.strided)
 
 
 @contextmanager
@@ -98,6 +105,11 @@ def fake_state(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
             store.update(held)
 
 
+def recording_mode(made: list[torch.Tensor]) -> AbstractContextManager[object]:
+    """The mode under which these tensors were made; outside of it torch loads its distributed package for each op."""
+    return next((t.fake_mode for t in made if isinstance(t, FakeTensor)), nullcontext())
+
+
 @contextmanager
 def quiet_failures() -> Iterator[None]:
     """Keeps torch from logging every failed shape computation; bnlint reports them itself."""
@@ -116,8 +128,8 @@ def to_fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     if not _is_plain(tensor):
         return mode.from_tensor(tensor, static_shapes=True)
     device = _CPU if tensor.is_meta else tensor.device
-    with mode:
-        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    fake = FakeTensor(mode, empty, device)
     fake._is_param = isinstance(tensor, nn.Parameter)
     return fake.requires_grad_(tensor.requires_grad)
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from bnlint.graph.activations import activation_name
 from bnlint.graph.aliases import reads_stale_name
+from bnlint.graph.fake import recording_mode
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
 from bnlint.graph.ops import LAYERS, SHAPE_ONLY, Kind, op_name
@@ -46,12 +47,13 @@ class Broken:
 
 def broken_backward(graph: Graph) -> Broken | None:
     """Looks at every value that autograd saved during the recorded run; nothing is run backward."""
-    starts = [t.grad_fn for _, t in tensors(graph.recording.output) if t.grad_fn is not None]
-    for function in _functions(starts):
-        fault = _changed(function)
-        culprit = _culprit(graph, function, fault) if fault is not None else None
-        if fault is not None and culprit is not None:
-            return Broken(_plain_name(function), culprit, fault)
+    made = [t for _, t in tensors(graph.recording.output) if t.grad_fn is not None]
+    with recording_mode(made):
+        for function in _functions([t.grad_fn for t in made]):
+            fault = _changed(function)
+            culprit = _culprit(graph, function, fault) if fault is not None else None
+            if fault is not None and culprit is not None:
+                return Broken(_plain_name(function), culprit, fault)
     return None
 
 

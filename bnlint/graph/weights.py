@@ -11,12 +11,29 @@ from torch.nn.parameter import is_lazy
 
 from bnlint.graph.model import Graph
 
+_FEW = 16
+
 
 def has_numbers(tensor: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
     """True for a floating-point tensor whose entries can be read: neither lazy, on the meta device nor fake."""
     if not isinstance(tensor, torch.Tensor) or is_lazy(tensor) or tensor.is_meta or isinstance(tensor, FakeTensor):
         return False
     return tensor.is_floating_point()
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """True when no entry is NaN or infinite: one of them would make the sum so."""
+    values = tensor.detach()
+    return bool(values.sum(dtype=torch.float32).isfinite()) or bool(values.isfinite().all())
+
+
+def constant(tensor: torch.Tensor) -> float | None:
+    """The value that all entries have; None where two differ, which the first few nearly always show."""
+    values = tensor.detach().flatten()
+    first = values[0]
+    if bool((values[:_FEW] != first).any()) or not bool((values == first).all()):
+        return None
+    return float(first)
 
 
 def gain(graph: Graph, layer: fx.Node) -> float | None:

@@ -25,14 +25,13 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Start:
-    """What the backward pass starts from in words, the tensors it starts at, and their gradients.
+    """What the backward pass starts from in words, and the numbers it starts at.
 
-    `declared` is the name of the loss whose value the one tensor is, "" where the outputs are projected.
+    `declared` is the name of the loss that the one number is, "" where the outputs are projected.
     """
 
     words: str
     tensors: list[torch.Tensor]
-    gradients: list[torch.Tensor]
     declared: str = ""
     classes: int = 0  # that the loss chooses between
     real_targets: bool = False
@@ -75,9 +74,9 @@ def gradients_of_outputs(
                 continue
             whose = "random targets" if target is None else "the batch's targets"
             whose += ", as the batch's do not fit" if own is not None and target is None else ""
-            return Start(f"{name} with {whose}", [value], [torch.ones_like(value)], name, classes, target is not None)
+            return Start(f"{name} with {whose}", [value], name, classes, target is not None)
         words += f", because {name} does not fit the first one"
-    return Start(words, found, [_like(torch.randn, t, generator) / t.numel() ** 0.5 for t in found])
+    return Start(words, [(t * (_like(torch.randn, t, generator) / t.numel() ** 0.5)).sum() for t in found])
 
 
 def _declared(

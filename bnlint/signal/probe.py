@@ -184,7 +184,7 @@ class _Probe:
                     recording.output, watch.output_axes(), self.loss, self.seed, self._targets()
                 )
                 facts.loss = start.words
-                torch.autograd.backward(start.tensors, start.gradients)
+                torch.autograd.backward(start.tensors)
                 if start.declared:
                     value = float(start.tensors[0].detach())
                     facts.initial_loss = InitialLoss(start.declared, value, start.classes, start.real_targets)

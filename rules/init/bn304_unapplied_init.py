@@ -103,9 +103,8 @@ class UnappliedInit(Rule):
 
     def _still_default(self, model: AuditedModel, paths: tuple[str, ...]) -> bool:
         """True when every conv and linear weight that can tell follows the layer's own `reset_parameters`."""
-        verdicts = []
-        for path in paths:
-            for name, weight in model.module.get_submodule(path).named_parameters(path):
-                if weight.ndim > 1 and (found := model.survey.of(name)) is not None and found.law != "too few":
-                    verdicts.append(found.is_default)
-        return bool(verdicts) and all(verdicts)
+        own = (row for path in paths for row in model.module.get_submodule(path).named_parameters(path))
+        weights = sorted((row for row in own if row[1].ndim > 1), key=lambda row: -row[1].numel())
+        told = (found for name, _ in weights if (found := model.survey.of(name)) is not None and found.law != "too few")
+        first = next(told, None)  # the largest, which is the surest, often settles it
+        return first is not None and first.is_default and all(found.is_default for found in told)

@@ -91,12 +91,12 @@ def _bad(module: nn.Module, key: str, tensor: torch.Tensor) -> tuple[int, int] |
     """How many entries are NaN and how many infinite; None when that is as it should be or cannot be seen."""
     import torch
 
-    from bnlint.graph.weights import has_numbers
+    from bnlint.graph.weights import all_finite, has_numbers
 
     if not has_numbers(tensor):
         return None
     values = tensor.detach().float() if tensor.dtype.itemsize == 1 else tensor.detach()  # float8 has no isfinite
-    if bool(torch.isfinite(values).all()):
+    if all_finite(values):
         return None
     counted = isinstance(tensor, torch.nn.Parameter) or key in ("running_mean", "running_var")
     nans, infinities = int(torch.isnan(values).sum()), int(torch.isinf(values).sum()) if counted else 0

@@ -116,11 +116,11 @@ def _hidden_layers(graph: Graph) -> Iterator[fx.Node]:
 
 
 def _units(graph: Graph, node: fx.Node) -> torch.Tensor | None:
-    """Groups x units x (weights and bias) of a layer that trains; None where nothing can be said."""
+    """Groups x units x (weights and bias) of a layer that trains; None where nothing can be said, or nothing is."""
     import torch
 
     from bnlint.graph.ops import Kind
-    from bnlint.graph.weights import has_numbers
+    from bnlint.graph.weights import all_finite, constant, has_numbers
 
     found, module = graph.weight(node), graph.module(node)
     if found is None or not found[1].requires_grad or not has_numbers(found[1]):
@@ -129,14 +129,23 @@ def _units(graph: Graph, node: fx.Node) -> torch.Tensor | None:
     if graph.kind(node) is Kind.CONV_TRANSPOSE:
         weight = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
     rows = weight.flatten(1)
-    if rows.shape[1] < _FEWEST_INPUTS or rows.shape[0] < 2 * groups or not bool(torch.isfinite(rows).all()):
+    if rows.shape[1] < _FEWEST_INPUTS or rows.shape[0] < 2 * groups or _all_differ(rows):
         return None
-    if bool((rows == rows.flatten()[0]).all()):
+    if not all_finite(rows) or constant(rows) is not None:
         return None
     bias = getattr(module, "bias", None)
     if has_numbers(bias):
         rows = torch.cat([rows, bias.detach().to(rows.dtype)[:, None]], 1)
     return rows.reshape(groups, -1, rows.shape[1])
+
+
+def _all_differ(rows: torch.Tensor) -> bool:
+    """True when the first 64 bits of the rows are all different and none is zero, as for nearly all weights."""
+    import torch
+
+    first = (rows[:, : 8 // rows.element_size()] + 0.0).contiguous().view(torch.int64).flatten()  # -0.0 becomes 0.0
+    ordered = first.sort().values
+    return bool(first.all()) and bool((ordered[1:] != ordered[:-1]).all())
 
 
 def _counts(units: torch.Tensor) -> tuple[int, int]:
@@ -145,7 +154,5 @@ def _counts(units: torch.Tensor) -> tuple[int, int]:
     for rows in units:
         alive = rows[rows.any(1)]
         dead += rows.shape[0] - alive.shape[0]
-        probe = alive[:, :8].double()
-        if probe.unique(dim=0).shape[0] < alive.shape[0]:  # else no two can agree
-            copies += alive.shape[0] - alive.unique(dim=0).shape[0]
+        copies += alive.shape[0] - alive.unique(dim=0).shape[0]
     return copies, dead

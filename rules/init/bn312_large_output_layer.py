@@ -84,11 +84,11 @@ class LargeOutputLayer(Rule):
         assert graph is not None
         layer = _logits(model)
         own = gain(graph, layer) if layer is not None else None
-        if layer is None or own is None or model.survey.trained or _is_tied(graph, layer):
+        if layer is None or own is None or _is_tied(graph, layer):
             return
         std, how = _std(model, layer)
         declared = model.loss in _LOSSES or not graph.outputs or layer not in graph.origins(graph.outputs[0])
-        if std is None or std <= self.max_std or not (declared or own > self.max_std**2):
+        if std is None or std <= self.max_std or not (declared or own > self.max_std**2) or model.survey.trained:
             return
         yield self.finding(
             model.place(layer),

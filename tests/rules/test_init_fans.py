@@ -72,7 +72,7 @@ SOUND = {
     "right fan of a transposed conv": lambda: images(drawn(up(), (2 / 256) ** 0.5), nn.ReLU()),
     "Xavier hardly differs": lambda: images(nn.Conv2d(64, 64, 3, groups=2), nn.ReLU()),
     "plain conv by fan_out": lambda: images(he(nn.Conv2d(64, 8, 3), "fan_out"), nn.ReLU()),
-    "another scale": lambda: images(drawn(depthwise("fan_out"), 0.07), nn.ReLU()),
+    "another scale": lambda: images(drawn(depthwise("fan_out"), 0.2), nn.ReLU()),
 }
 
 

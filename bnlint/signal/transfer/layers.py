@@ -17,7 +17,8 @@ from bnlint.signal.value import MOST, WEIGHTS, Value, collapsed, gaussian, settl
 if TYPE_CHECKING:
     from bnlint.signal.predict import Walk
 
-_ROWS = 1 << 22  # entries of a weight squared at a time
+_ROWS = 1 << 18  # entries of a weight squared at a time
+_TABLE = 1 << 22  # entries of an embedding that are looked at
 
 
 @transfer(Kind.LINEAR)
@@ -67,7 +68,9 @@ def embedding(walk: Walk, node: fx.Node) -> Value:
             weight = known
     if weight is None or weight.is_meta:
         raise Unknown
-    rows = weight.detach().double() if weight.numel() < _ROWS else weight.detach()[: _ROWS // weight.shape[1]].double()
+    rows = (
+        weight.detach().double() if weight.numel() < _TABLE else weight.detach()[: _TABLE // weight.shape[1]].double()
+    )
     shape = walk.graph.shape(node)
     layout = (1,) * (len(shape) - 1) + (-1,)
     made = gaussian(rows.mean(0).reshape(layout), rows.var(0, correction=0).reshape(layout), shape)
@@ -97,8 +100,7 @@ def convolution(walk: Walk, node: fx.Node) -> Value:
     pairs = _covariance(inside)
     scale = float(variance.max()) or 1.0
     for rows, m, v in _chunks(grouped, mean, variance / scale):
-        taps = torch.einsum("goit,gi->got", rows, m).double().flatten(0, 1)
-        squares = torch.einsum("goit,gi->got", rows.square(), v).double().flatten(0, 1)
+        taps, squares = _sums(rows, m, v, alike=value.features[1] == 1)
         means.append(taps @ reached)
         variances.append(squares @ reached * scale)
         patterns.append(((taps @ pairs) * taps).sum(1).clamp(min=0))
@@ -113,6 +115,19 @@ def convolution(walk: Walk, node: fx.Node) -> Value:
     made.ripple = (1 + _excess_kurtosis(value) / 2) * _shared(weight, form)
     walk.scale(node, node.all_input_nodes[0], _power(weight) * weight.numel() / shape[1] * float(reached.mean()))
     return made
+
+
+def _sums(
+    rows: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, *, alike: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per output and tap, the sum over the inputs of weight times mean, and of weight squared times variance."""
+    if alike:  # all inputs have the same moments
+        taps = rows.sum(2) * mean[:, :1, None]
+        squares = torch.linalg.vector_norm(rows, dim=2).square() * variance[:, :1, None]
+    else:
+        taps = torch.einsum("goit,gi->got", rows, mean)
+        squares = torch.einsum("goit,gi->got", rows.square(), variance)
+    return taps.double().flatten(0, 1), squares.double().flatten(0, 1)
 
 
 @dataclass(frozen=True)
