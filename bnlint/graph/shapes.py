@@ -165,21 +165,10 @@ def _at(option: Sequence[int], axis: int) -> int:
 
 
 _VIEWS = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "t",
-        "transpose",
-        "permute",
-        "unsqueeze",
-        "squeeze",
-        "expand",
-        "select",
-        "slice",
-        "split",
-        "detach",
-        "unbind",
-    ]
+    (
+        *("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze"),
+        *("expand", "select", "slice", "split", "detach", "unbind"),
+    )
 )
 _SAME = "relu gelu silu sigmoid tanh hardtanh hardswish hardsigmoid elu leaky_relu softplus neg exp sqrt rsqrt _softmax"
 _OF_ANY_STRIDES = frozenset(["addmm", "mm", "bmm"])
