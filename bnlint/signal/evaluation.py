@@ -54,7 +54,7 @@ def train_eval_gap(
         recording = record(model, *call, fake=False, repair=False, observer=watch)
     if recording.error is not None:
         raise recording.error
-    gap = output_gap(trained, [t for _, t in tensors(recording.output)])
+    gap = output_gap(trained, [t for _, t in tensors(recording.output)], trained)
     if gap is None:
         return None
     now = watch.fetch()
@@ -62,17 +62,19 @@ def train_eval_gap(
     return Gap(gap.difference, first)
 
 
-def output_gap(trained: list[torch.Tensor], outputs: list[torch.Tensor]) -> Gap | None:
-    """Compares the outputs alone."""
+def output_gap(trained: list[torch.Tensor], outputs: list[torch.Tensor], whole: list[torch.Tensor]) -> Gap | None:
+    """Compares the outputs alone; how far they vary is told by `whole`, which `trained` may be a part of."""
     if [t.shape for t in outputs] != [t.shape for t in trained]:
         return None
-    pairs = [(a, b) for a, b in zip(trained, outputs, strict=True) if a.dtype.is_floating_point and a.numel() > 1]
-    return Gap(max((_apart(a, b) for a, b in pairs), default=0.0))
+    rows = [
+        row for row in zip(trained, outputs, whole, strict=True) if row[0].is_floating_point() and row[2].numel() > 1
+    ]
+    return Gap(max((_apart(*row) for row in rows), default=0.0))
 
 
-def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    a, b = widened(a), widened(b)
-    scale = float((a - a.mean()).square().mean().sqrt())
+def _apart(a: torch.Tensor, b: torch.Tensor, whole: torch.Tensor) -> float:
+    a, b, whole = widened(a), widened(b), widened(whole)
+    scale = float((whole - whole.mean()).square().mean().sqrt())
     return float((a - b).square().mean().sqrt()) / scale if scale > 0 else 0.0
 
 

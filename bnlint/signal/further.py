@@ -16,7 +16,7 @@ from bnlint.graph.untouched import untouched
 from bnlint.rule import Pass
 from bnlint.signal.agreement import Sample, agreement, sampled
 from bnlint.signal.device import ProbeError, casting, explained
-from bnlint.signal.evaluation import WORTH_A_SEARCH, output_gap, train_eval_gap
+from bnlint.signal.evaluation import WORTH_A_SEARCH, train_eval_gap
 from bnlint.signal.facts import ProbeFacts
 from bnlint.signal.mixing import Mixing, mixing
 from bnlint.signal.outputs import Outputs, outputs
@@ -41,7 +41,7 @@ class FurtherPasses:
     def in_eval_mode(self, trained: list[torch.Tensor], passes: frozenset[Pass]) -> None:
         """What `passes` ask about eval mode; `trained` is what the model gave in train mode."""
         asked = passes & {Pass.WARMED_EVAL, Pass.EVAL_TWICE, Pass.OTHER_SAMPLES}
-        bare = self._outputs(asked) if asked else None
+        bare = self._outputs(trained, asked) if asked else None
         if Pass.WARMED_EVAL in asked:
             self.make(Pass.WARMED_EVAL, lambda: self._gap(trained, bare))
         if Pass.EVAL_TWICE in asked:
@@ -64,19 +64,18 @@ class FurtherPasses:
         with untouched(self.model, values=True), explained(doing, device), casting(device, self.autocast):
             yield
 
-    def _outputs(self, asked: frozenset[Pass]) -> Outputs | None:
+    def _outputs(self, trained: list[torch.Tensor], asked: frozenset[Pass]) -> Outputs | None:
         """None where a pass fails: each of those that are asked for then says so itself."""
         try:
             with self._pass("a pass in eval mode"):
-                return outputs(self.model, self.graph, self.inputs, self.copy, asked)
+                return outputs(self.model, self.graph, self.inputs, self.copy, trained, asked)
         except ProbeError:
             return None
 
     def _gap(self, trained: list[torch.Tensor], bare: Outputs | None) -> None:
-        if bare is not None and bare.whole is not None:
-            self.found.gap = output_gap(trained, bare.whole)
-            if self.found.gap is None or self.found.gap.difference < WORTH_A_SEARCH:
-                return
+        if bare is not None and (bare.gap is None or bare.gap.difference < WORTH_A_SEARCH):
+            self.found.gap = bare.gap
+            return
         with self._pass(_further(Pass.WARMED_EVAL)):
             call = self.copy(self.inputs)
             self.found.gap = train_eval_gap(self.model, self.graph, trained, self.found.stats, call)

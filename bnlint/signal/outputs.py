@@ -17,6 +17,7 @@ from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
 from bnlint.graph.untouched import training_mode
 from bnlint.rule import Pass
+from bnlint.signal.evaluation import Gap, output_gap
 from bnlint.signal.mixing import PAIR, all_alike, batch_axis, is_by_sample, pair_of
 from bnlint.signal.repeat import Call, apart, left_behind
 
@@ -30,35 +31,50 @@ Output = list[torch.Tensor]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What bare passes in eval mode gave."""
+    """What bare passes in eval mode gave; each field tells about what was asked for."""
 
-    whole: Output | None  # of the batch that train mode had, where that was asked for
-    steady: bool  # the same batch gave the same outputs each time, where that was asked for
-    separate: bool  # no sample's outputs depend on the others, where that was asked for
+    gap: Gap | None  # between these outputs and those of train mode; None where they are other things
+    steady: bool  # the same batch gave the same outputs each time
+    separate: bool  # no sample's outputs depend on the others
     numbers: tuple[str, ...]  # plain numbers of modules that the passes left at another value
 
 
 def outputs(
-    model: nn.Module, graph: Graph, inputs: Inputs, copy: Callable[[Inputs], Call], passes: frozenset[Pass]
+    model: nn.Module,
+    graph: Graph,
+    inputs: Inputs,
+    copy: Callable[[Inputs], Call],
+    trained: Output,
+    passes: frozenset[Pass],
 ) -> Outputs:
-    """Makes as few passes as answer what `passes` ask; raises what the model raises."""
+    """Makes as few passes as answer what `passes` ask; `trained` is what train mode gave. Raises what the model raises.
+
+    Where samples keep to themselves, two of them answer for the batch.
+    """
 
     def run(given: Inputs) -> Output:
         args, kwargs = copy(given)
         return [tensor.detach() for _, tensor in tensors(model(*args, **kwargs))]
 
+    gap, steady, separate = None, False, False
     with torch.no_grad(), training_mode(model, False), left_behind(model) as numbers:
-        whole = run(inputs) if Pass.WARMED_EVAL in passes else None
         pair = pair_of(inputs, graph) if Pass.OTHER_SAMPLES in passes else None
-        steady = separate = False
+        axes = _sample_axes(graph, inputs)
         if pair is not None:
-            both = whole if pair is inputs and whole is not None else run(pair)
-            axes = _sample_axes(graph, inputs)
+            both = run(pair)
             separate = all(_keeps(both, run(all_alike(pair, kept)), axes, kept) for kept in range(PAIR))
-            steady = separate and None not in axes
-        if Pass.EVAL_TWICE in passes and not steady:
-            steady = apart(whole if whole is not None else run(inputs), run(inputs)) <= _SAME
-    return Outputs(whole, steady, separate, tuple(numbers))
+        if separate and None not in axes:
+            steady, gap = True, output_gap([_first(t, d) for t, d in zip(trained, axes, strict=True)], both, trained)
+        else:
+            whole = run(inputs)
+            steady = Pass.EVAL_TWICE in passes and apart(whole, run(inputs)) <= _SAME
+            gap = output_gap(trained, whole, trained)
+    return Outputs(gap, steady, separate, tuple(numbers))
+
+
+def _first(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """The first samples."""
+    return tensor if axis is None else tensor.narrow(axis, 0, PAIR)
 
 
 def _sample_axes(graph: Graph, inputs: Inputs) -> list[int | None]:
