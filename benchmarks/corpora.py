@@ -7,7 +7,8 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,7 @@ class Case:
     folder: str = "."
     inputs: tuple[str, ...] = ()
     input_fn: str | None = None
+    prepare: Callable[[], object] | None = None  # makes and keeps them, where that is slow
 
     @property
     def has_input(self) -> bool:
@@ -51,10 +53,10 @@ def of_package(package: str, *, everything: bool = False) -> list[Case] | Missin
 
 
 def _case(package: str, module: ModuleType, name: str) -> Case:
-    file = ZOO / f"{package}_models.py"
-    known = hasattr(module, "inputs")
-    input_fn = f"{file}:inputs({name!r})" if known else None
-    return Case(package, name, f"{file}:make({name!r})", input_fn=input_fn)
+    case = Case(package, name, f"{module.__name__}:make({name!r})")
+    if not hasattr(module, "inputs"):
+        return case
+    return replace(case, input_fn=f"{module.__name__}:inputs({name!r})", prepare=partial(module.make, name))
 
 
 def of_repositories(listing: Path, checkouts: Path) -> list[Case] | Missing:

@@ -8,6 +8,7 @@ in a file, so that a long run can be made in parts; the table is made of all tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -106,6 +107,21 @@ def _warm_up() -> None:
 
 
 def one(case: Case, limit: float) -> Row:
+    """The line of a model, which is made once, before the processes that check it are forked."""
+    if case.prepare is None:
+        return _checked(case, limit)
+    found, seconds = _apart(partial(_prepared, case, limit), limit, case, waits=4)
+    return found if isinstance(found, Row) else _row(case, found, told=False, seconds=seconds)
+
+
+def _prepared(case: Case, limit: float) -> Row:
+    assert case.prepare is not None
+    with contextlib.suppress(Exception):  # the check says what making it raises
+        case.prepare()
+    return _checked(case, limit)
+
+
+def _checked(case: Case, limit: float) -> Row:
     """Checks a model: without an input, else with the one written down, else says whether it runs at all."""
     report, seconds = _apart(partial(_check, case, told=False), limit, case)
     told = False
@@ -113,7 +129,7 @@ def one(case: Case, limit: float) -> Row:
         second, more = _apart(partial(_check, case, told=True), limit, case)
         if second.status == "ok" or report.status == "failed":
             report, seconds, told = second, seconds + more, True
-    row = _row(case, report, told, seconds)
+    row = _row(case, report, told=told, seconds=seconds)
     if row.status in ("partial", "failed") and case.has_input:
         error, _ = _apart(partial(_eager, case), limit, case)
         if error:
@@ -121,10 +137,11 @@ def one(case: Case, limit: float) -> Row:
     return row
 
 
-def _apart(work: Callable[[], Any], limit: float, case: Case) -> tuple[Any, float]:
+def _apart(work: Callable[[], Any], limit: float, case: Case, waits: int = 1) -> tuple[Any, float]:
     """What `work` returns in a fork of this process, and its seconds; a failed report when it crashes or is late.
 
-    The limit is on processor time, so that a busy machine does not change the result; a process that sleeps ends too.
+    The limit is on processor time, so that a busy machine does not change the result; a process that sleeps ends too,
+    after as many times longer as it `waits` for processes of its own.
     """
     assert _CONTEXT is not None
     mine, theirs = _CONTEXT.Pipe(duplex=False)
@@ -133,7 +150,7 @@ def _apart(work: Callable[[], Any], limit: float, case: Case) -> tuple[Any, floa
     theirs.close()
     late = TargetReport(case.target, "timeout", notes=[f"stopped after {limit:g} s"])
     try:
-        return mine.recv() if mine.poll(PATIENCE * limit) else (late, limit)
+        return mine.recv() if mine.poll(PATIENCE * waits * limit) else (late, limit)
     except EOFError:
         process.join()
         if process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
@@ -190,7 +207,7 @@ def _error_in(case: Case, *, train: bool) -> str | None:
     return None
 
 
-def _row(case: Case, report: TargetReport, told: bool, seconds: float) -> Row:
+def _row(case: Case, report: TargetReport, *, told: bool, seconds: float) -> Row:
     """A line of the table."""
     sources = sorted({str(row["from"]).partition(":")[0] for row in report.input})
     engine = [f for f in report.findings if f.code.startswith("BN9") and f.code != "BN904"]

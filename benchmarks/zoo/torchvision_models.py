@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def names() -> list[str]:
     return [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
 
 
+@cache
 def make(name: str) -> nn.Module:
     """The model with random weights."""
     builder = torchvision.models.get_model_builder(name)
