@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bnlint.graph.fake import Unfollowable
+from bnlint.graph.follow import follow
 from bnlint.graph.frames import resolve
 from bnlint.graph.model import Graph
 from bnlint.graph.nest import tensors
@@ -222,26 +223,76 @@ _LAYERS = {
 }
 
 
+_STACKS = st.lists(st.sampled_from(list(_LAYERS)), min_size=1, max_size=8), st.integers(1, 9), st.integers(2, 5)
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(list(_LAYERS)), min_size=1, max_size=8), st.integers(1, 9), st.integers(2, 5))
+@given(*_STACKS)
 def test_a_random_stack_is_recorded_with_eagers_shapes_and_left_as_it_was(stack, width, batch):
-    torch.manual_seed(0)
     model = nn.Sequential(*(_LAYERS[name](width) for name in stack))
+    recording = _left_as_it_was(model, torch.randn(batch, width))
+    assert recording.fake and _shapes(recording) == _eager_shapes(model, torch.randn(batch, width))
+
+
+class Branch(nn.Module):
+    """Takes a side by the data, and writes down what it saw."""
+
+    def __init__(self, taken, other):
+        super().__init__()
+        self.taken, self.other, self.seen = taken, other, []
+
+    def forward(self, x):
+        self.seen.append(x.shape)
+        return self.taken(x) if x.sum().isfinite() else self.other(x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(*_STACKS, st.data())
+def test_a_random_stack_with_a_branch_on_data_is_recorded_on_real_tensors(stack, width, batch, data):
+    model = nn.Sequential(*(_LAYERS[name](width) for name in stack))
+    at = data.draw(st.integers(0, len(stack) - 1))
+    model[at] = Branch(model[at], nn.Linear(width, width))
     x = torch.randn(batch, width)
+    recording = _left_as_it_was(model, x)
+    assert not recording.fake and model[at].seen == []
+    assert _shapes(recording) == _eager_shapes(model, x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(*_STACKS)
+def test_a_random_stack_on_meta_is_recorded_with_eagers_shapes_and_left_there(stack, width, batch):
+    eager = nn.Sequential(*(_LAYERS[name](width) for name in stack))
+    with torch.device("meta"):
+        model = nn.Sequential(*(_LAYERS[name](width) for name in stack))
+    held = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    recording, reason = follow(model, (torch.randn(batch, width),), {})
+    assert reason is None and recording.error is None and recording.errors == []
+    assert _shapes(recording) == _eager_shapes(eager, torch.randn(batch, width))
+    assert {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()} == held
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def _left_as_it_was(model, x):
+    """The recording, after which parameters, buffers, gradients and random state are what they were."""
     before = {key: value.clone() for key, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    with untouched(model):
-        recording = record(model, (x,))
+    recording, _ = follow(model, (x,), {})
     assert recording.error is None and recording.errors == []
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+    return recording
 
+
+def _shapes(recording):
+    calls = [node for node in recording.graph.nodes if node.op == "call_module"]
+    return [tuple(tensor.shape) for node in calls for _, tensor in tensors(node.meta["val"])]
+
+
+def _eager_shapes(model, x):
     shapes = []
     leaves = [module for module in model.modules() if is_leaf(module)]
-    hooks = [m.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape))) for m in leaves]
+    for leaf in leaves:
+        leaf.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape)))
     model(x)
-    for hook in hooks:
-        hook.remove()
-    calls = [node for node in recording.graph.nodes if node.op == "call_module"]
-    assert [tuple(tensor.shape) for node in calls for _, tensor in tensors(node.meta["val"])] == shapes
+    return shapes

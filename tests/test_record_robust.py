@@ -148,6 +148,32 @@ def test_packed_sequences():
     assert called(recording) == ["e", "rnn"] and tuple(recording.output.shape) == (3, 4, 7)
 
 
+def test_a_packed_sequence_as_the_input():
+    packed = pack_padded_sequence(torch.randn(3, 4, 5), torch.tensor([4, 2, 1]), batch_first=True)
+    model = Fn(lambda m, x: m.fc(m.rnn(x)[1][0]), rnn=nn.LSTM(5, 7, batch_first=True), fc=nn.Linear(7, 2))
+    recording, _ = follow(model, (packed,), {})
+    assert recording.error is None and recording.errors == []
+    assert called(recording) == ["rnn", "fc"] and tuple(recording.output.shape[1:]) == (3, 2)
+
+
+def test_attention_with_masks():
+    def forward(m, x, padding):
+        causal = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        x = m.layer(x, src_mask=causal, src_key_padding_mask=padding.float())
+        return m.attention(x, x, x, key_padding_mask=padding, need_weights=False)[0]
+
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    model = Fn(forward, layer=layer, attention=nn.MultiheadAttention(6, 3, batch_first=True))
+    followed(model, torch.randn(2, 5, 6), torch.arange(5) > torch.tensor([[3], [4]]))
+
+
+def test_complex_and_integer_inputs_and_weights():
+    model = Fn(lambda m, z, index: m.fc((z @ m.mix)[index].abs()), fc=linear())
+    model.mix = nn.Parameter(torch.randn(6, 6, dtype=torch.complex64))
+    recording = followed(model, torch.complex(X, X), torch.tensor([0, 2]))
+    assert called(recording) == ["fc"] and tuple(recording.output.shape) == (2, 6)
+
+
 def test_masks_integers_and_complex_numbers():
     def forward(m, x):
         mask = torch.ones(6, 6, dtype=torch.bool).triu(1)
@@ -199,6 +225,14 @@ def test_wrapped_models_are_checked_inside(wrap):
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(9, 2))
     report = bnlint.check(wrap(model), "4x6", static=True)
     assert [(f.code, f.module_path) for f in report.findings] == [("BN201", "2")]
+
+
+def test_a_compiled_or_traced_part_is_checked_with_the_rest():
+    compiled = nn.Sequential(linear(), nn.ReLU())
+    compiled.compile()
+    followed(nn.Sequential(compiled, torch.compile(linear())), X)
+    traced = torch.jit.trace(nn.Sequential(linear(), nn.ReLU()), X)
+    followed(nn.Sequential(linear(), traced), X, fake=False)
 
 
 @pytest.fixture
@@ -393,6 +427,14 @@ def test_randomness_of_the_models_own():
     recording, reason = follow(model, (X,), {})
     assert recording.error is None and reason is not None and not recording.fake
     assert torch.equal(torch.get_rng_state(), state) and random.getstate() == other
+
+
+def test_stochastic_depth_needs_no_values():
+    def forward(m, x):
+        keep = torch.empty(x.shape[0], 1).bernoulli_(0.8)
+        return x + m.fc(x) * keep / 0.8
+
+    assert called(followed(Fn(forward, fc=linear()), X)) == ["fc"]
 
 
 @pytest.mark.parametrize(
