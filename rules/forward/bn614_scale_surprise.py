@@ -81,7 +81,7 @@ class ScaleSurprise(Rule):
         graph, probe = model.graph, model.probe
         assert graph is not None and probe is not None
         prediction = model.prediction
-        if prediction is None or model.mode != "train" or model.survey.trained:
+        if prediction is None or model.mode != "train":
             return
         given = [probe.stats[n.name] for n in graph.nodes if n.op == "placeholder" and n.name in probe.stats]
         if not all(_is_as_predicted(stats) for stats in given):
@@ -99,6 +99,8 @@ class ScaleSurprise(Rule):
             surprise, before = ratio / before, ratio
             units = found.channels or 0
             if units >= self.min_units and not 1 / self.max_ratio <= surprise <= self.max_ratio:
+                if model.survey.trained:
+                    return
                 yield self.finding(
                     model.place(node),
                     f"the mean square of the output is {number(found.second_moment)}, {number(surprise)} times what "
