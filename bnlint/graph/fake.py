@@ -74,7 +74,8 @@ class FakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
 
 
 def _on_cpu(options: dict[str, Any]) -> bool:
-    return options.get("device") in (None, _CPU) and options.get("layout") in (None, torch.strided)
+    plain = options.get("layout") in (None, torch.strided) and not options.get("pin_memory")
+    return plain and options.get("device") in (None, _CPU)
 
 
 @contextmanager
