@@ -192,6 +192,7 @@ class _Run:
                 device=job.device,
                 dtype=job.dtype,
                 autocast=job.autocast,
+                compile=job.compile,
                 loss=job.loss,
                 seed=job.seed,
                 backward=backward,

@@ -25,6 +25,7 @@ class Job:
     device: str = "cpu"
     dtype: str | None = None
     autocast: str | None = None
+    compile: bool = False  # run the model under torch.compile too
     mode: str = "train"
     weights: str | None = None  # a file with values for the parameters and buffers
     meta: bool = False  # build the model on the meta device

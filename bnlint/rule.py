@@ -63,6 +63,7 @@ class Pass(enum.Enum):
     EVAL_TWICE = "eval twice"  # the same batch two times in eval mode
     OTHER_SAMPLES = "other samples"  # a sample with other neighbours in the batch, in eval mode
     WARMED_EVAL = "eval mode"  # with the running statistics of this batch
+    COMPILED = "compiled"  # under torch.compile, forward and backward, beside the same run eagerly
     REFERENCE = "reference"  # on the CPU in float32, and once more on the device, in eval mode
 
 

@@ -18,6 +18,7 @@ from bnlint.rule import Rule, Severity
 
 _BLOCK = re.compile(r"^(Example \(bad\)|Use instead \(good\)):\s*\n+```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r"^# bnlint check (.*)$", re.MULTILINE)
+_FLAG = re.compile(r"--(\S+)(?: +(?!--)(\S+))?")
 _ALSO = re.compile(r"^# also (BN\d+|[A-Z]{2,5}\d{3,4})$", re.MULTILINE)
 
 
@@ -34,10 +35,9 @@ class Example:
 
     def job(self, path: str) -> Job:
         """How the block is checked."""
-        words = [word for text in _OPTION.findall(self.source) for word in text.split()]
         options: dict[str, Any] = {"inputs": ()}
-        for flag, value in zip(words[::2], words[1::2], strict=True):
-            key = flag.removeprefix("--").replace("-", "_")
+        for name, text in (found for line in _OPTION.findall(self.source) for found in _FLAG.findall(line)):
+            key, value = name.replace("-", "_"), text or True
             value = f"{path}:{value}" if key == "input_fn" else value  # a function of the block
             options |= {"inputs": (*options["inputs"], value)} if key == "input" else {key: value}
         return Job(f"{path}:Net", **options)

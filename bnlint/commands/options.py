@@ -87,6 +87,7 @@ _RUNNING = (
     option("Run", "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, xpu, or auto."),
     option("Run", "--dtype", metavar="NAME", help=f"Convert the model to one of {', '.join(DTYPES)}."),
     option("Run", "--autocast", metavar="NAME", help=f"Run the probe under torch.autocast: {' or '.join(HALVES)}."),
+    option("Run", "--compile/--no-compile", help="Run the model under torch.compile too, and compare."),
     option("Run", "--mode", type=click.Choice(MODES), default="train", show_default=True, help="Mode of the model."),
     option("Run", "--weights", metavar="FILE", help="Check the model with these: a state dict, .pt or .safetensors."),
     option("Run", "--meta/--no-meta", help="Build the model without memory for its values, whatever its size."),

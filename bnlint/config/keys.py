@@ -114,6 +114,7 @@ RUN_KEYS = (  # of the whole configuration, and of one target
     Key("device", TEXT, "cpu, cuda, cuda:1, mps, xpu, or auto.", "cpu"),
     Key("dtype", Choice(DTYPES), "Convert the model to this type."),
     Key("autocast", Choice(HALVES), "Run the probe's ops in this type where `torch.autocast` does."),
+    Key("compile", FLAG, "Run the model under `torch.compile` too, and compare.", False),
     Key("mode", Choice(MODES), "Mode of the model.", "train"),
     Key("seed", WHOLE, "Seed of everything random.", 0),
     Key("batch-size", POSITIVE_WHOLE, "Samples in the batch when no input says it."),

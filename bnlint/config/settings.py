@@ -51,6 +51,7 @@ class Settings:
     device: str = "cpu"
     dtype: str | None = None
     autocast: str | None = None
+    compile: bool = False
     mode: str = "train"
     weights: str | None = None
     timeout: float = 120.0
@@ -97,6 +98,7 @@ class Settings:
             device=self.device,
             dtype=self.dtype,
             autocast=self.autocast,
+            compile=self.compile,
             mode=self.mode,
             weights=self.weights,
             meta=self.meta,

@@ -35,6 +35,23 @@ def no_compiler() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Inside `no_compiler`, lets torch compile after all: in this process alone, with the eager run's random numbers.
+
+    Raises RuntimeError where torch is too old for that.
+    """
+    if not hasattr(torch.compiler, "set_stance"):
+        raise RuntimeError("torch 2.6 or later is needed")
+    torch.compiler.reset()  # first, as it calls the stand-in, which then makes way for a compiler that runs eagerly
+    inductor = importlib.import_module("torch._inductor.config")
+    with torch.compiler.set_stance("default"), inductor.patch(fallback_random=True, compile_threads=1):
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
+
+
 def _eagerly() -> AbstractContextManager[object]:
     """What was compiled runs as if it had not been."""
     if hasattr(torch.compiler, "set_stance"):  # torch 2.6

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from bnlint.graph.frames import Call as CallSite
 from bnlint.rule import Pass
 from bnlint.signal.agreement import Agreement
+from bnlint.signal.compiled import Compiled
 from bnlint.signal.evaluation import Gap
 from bnlint.signal.loss import InitialLoss
 from bnlint.signal.mixing import Mixing
@@ -64,3 +65,4 @@ class ProbeFacts:
     mixing: Mixing | None = None  # what the samples of a batch do to each other in eval mode
     gap: Gap | None = None  # between the outputs of train and eval mode
     agreement: Agreement | None = None  # with the same model on the CPU in float32
+    compiled: Compiled | None = None  # the same run under `torch.compile`

@@ -15,11 +15,13 @@ from bnlint.graph.nest import map_tensors
 from bnlint.graph.untouched import untouched
 from bnlint.rule import Pass
 from bnlint.signal.agreement import Sample, agreement, sampled
+from bnlint.signal.compiled import compiled
 from bnlint.signal.device import ProbeError, casting, explained
 from bnlint.signal.evaluation import WORTH_A_SEARCH, train_eval_gap
 from bnlint.signal.facts import ProbeFacts
 from bnlint.signal.mixing import Mixing, mixing
 from bnlint.signal.outputs import Outputs, outputs
+from bnlint.signal.quiet import quiet_dropout
 from bnlint.signal.repeat import Call, Repeat, repeat
 
 if TYPE_CHECKING:
@@ -93,6 +95,11 @@ class FurtherPasses:
             return
         with self._pass(_further(Pass.OTHER_SAMPLES)):
             self.found.mixing = mixing(self.model, self.graph, self.inputs, self.copy, self.seed)
+
+    def compiled(self) -> None:
+        """The model under `torch.compile`, in the mode it is in."""
+        with self._pass(_further(Pass.COMPILED)), quiet_dropout(self.model):
+            self.found.compiled = compiled(self.model, lambda: self.copy(self.inputs), self.found.device, self.seed)
 
     # -- beside the CPU --------------------------------------------------------------------------------------------
 

@@ -7,8 +7,6 @@ Further passes, in eval mode, are made only when a selected rule asks for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +36,7 @@ from bnlint.signal.facts import FailedOp, ProbeFacts, Where
 from bnlint.signal.further import FurtherPasses
 from bnlint.signal.loss import InitialLoss, LossError, gradients_of_outputs
 from bnlint.signal.parameters import ParameterStats, parameter_stats
+from bnlint.signal.quiet import own_gradients, quiet_dropout
 from bnlint.signal.repeat import Call
 from bnlint.signal.watch import Watch
 
@@ -55,6 +54,7 @@ def probe(
     device: str = "cpu",
     dtype: str | None = None,
     autocast: str | None = None,
+    compile: bool = False,
     loss: str | None = None,
     seed: int = 0,
     backward: bool = True,
@@ -68,7 +68,7 @@ def probe(
     asked, where = inputs.batch_size, Where(device, dtype, autocast)
     while True:
         try:
-            facts = _Probe(model, inputs, graph, where, loss, seed).facts(backward, passes)
+            facts = _Probe(model, inputs, graph, where, loss, seed).facts(backward, compile, passes)
         except OutOfMemory as error:
             smaller = _halved(inputs)
             if smaller is None:
@@ -98,7 +98,7 @@ class _Probe:
         self.where, self.loss, self.seed = where, loss, seed
         self.found = ProbeFacts(where.device, str(where))
 
-    def facts(self, backward: bool, passes: frozenset[Pass]) -> ProbeFacts:
+    def facts(self, backward: bool, compile: bool, passes: frozenset[Pass]) -> ProbeFacts:
         """What the passes gave; a failure of the first is written down."""
         watch = Watch(self.graph, backward)
         further = FurtherPasses(
@@ -106,7 +106,7 @@ class _Probe:
         )
         try:
             self.found.device = str(find_device(self.where.device))
-            with _own_gradients(self.model):
+            with own_gradients(self.model):
                 reference = further.reference() if Pass.REFERENCE in passes and not self.where.is_reference else None
                 self._move()
                 if Pass.REFERENCE in passes:  # before a pass in train mode moves the running statistics
@@ -114,11 +114,13 @@ class _Probe:
                 if not self.model.training:
                     passes -= {Pass.WARMED_EVAL}
                 torch.manual_seed(self.seed)
-                with _quiet_dropout(self.model), warming_up(self.model, Pass.WARMED_EVAL in passes):
+                with quiet_dropout(self.model), warming_up(self.model, Pass.WARMED_EVAL in passes):
                     output = self._run(watch, backward)
                 self.found.parameters = parameter_stats(self.model)
                 self.found.stats = watch.fetch()
                 further.in_eval_mode(output, passes)
+                if Pass.COMPILED in passes:
+                    further.make(Pass.COMPILED, further.compiled if compile else lambda: None)
             self.found.notes += watch.notes()
         except OutOfMemory:
             raise
@@ -196,38 +198,6 @@ class _Probe:
 
     def _targets(self) -> Any:
         return map_tensors(self.inputs.targets, lambda tensor: tensor.to(self.found.device))
-
-
-@contextmanager
-def _quiet_dropout(model: nn.Module) -> Iterator[None]:
-    """Layers that drop units or whole branches let all through: the spread is to be the signal's, not the noise's."""
-    layers = [m for m in model.modules() if m.training and _drops(m)]
-    for layer in layers:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = True
-
-
-def _drops(module: nn.Module) -> bool:
-    name = type(module).__name__.lower()
-    return isinstance(module, nn.modules.dropout._DropoutNd) or name.endswith(("droppath", "stochasticdepth"))
-
-
-@contextmanager
-def _own_gradients(model: nn.Module) -> Iterator[None]:
-    """Starts with no gradient and puts back those that were there."""
-    before = [(p, p.grad) for p in model.parameters()]
-    for parameter, _ in before:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in before:
-            fits = gradient is not None and (gradient.device, gradient.dtype) == (parameter.device, parameter.dtype)
-            parameter.grad = gradient if fits else None  # the caller puts back a model that was moved
 
 
 __all__ = ["FailedOp", "ParameterStats", "ProbeError", "ProbeFacts", "Where", "find_device", "probe"]
