@@ -22,8 +22,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "zoo"))
 
 import torch
+import torchvision_models  # noqa: F401  # makes torchvision importable without its compiled operators
 from signal_page import FACTOR, Row, models, page, plot, summary, within
 from torch import nn
 
