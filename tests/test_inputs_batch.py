@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -71,6 +72,7 @@ def test_first_batch_of_code(file, name, size, has_target):
         ("batch.pt", lambda path: torch.save((X, Y), path)),
         ("batch.pth", lambda path: torch.save({"x": X, "y": Y}, path)),
         ("batch.npz", lambda path: np.savez(path, x=X.numpy(), y=Y.numpy())),
+        ("batch.safetensors", lambda path: save_file({"x": X, "y": Y}, path)),
     ],
 )
 def test_first_batch_of_a_file(tmp_path, name, save):

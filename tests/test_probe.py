@@ -190,7 +190,7 @@ def test_zoo_models_are_measured_and_left_as_they_were(entry: Entry) -> None:
     assert facts.backward
     assert all(s.finite for s in facts.stats.values() if s.gradient is not None)
     assert any(s.gradient for s in facts.stats.values())
-    assert facts.notes == []
+    assert [note for note in facts.notes if "complex numbers" not in note] == []
 
 
 class LastState(nn.Module):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import bnlint
+
 from .probing import run
 
 
@@ -15,6 +17,13 @@ def test_a_device_that_is_not_there(device: str) -> None:
     assert device in facts.failed
     assert "available: cpu" in facts.failed
     assert facts.stats == {}
+
+
+def test_a_device_that_is_not_there_ends_the_check() -> None:
+    report = bnlint.check(nn.Linear(3, 2), torch.ones(2, 3), device="nonsense")
+    assert [finding.code for finding in report.findings] == ["BN903"]
+    assert "available: cpu" in report.findings[0].message
+    assert report.exit_code() == 2
 
 
 def test_auto_is_a_device_that_is_there() -> None:
@@ -97,6 +106,7 @@ def test_complex_values_are_left_out() -> None:
     facts = run(Spectral(), torch.randn(4, 8))
     assert facts.backward
     assert "weight" not in facts.parameters
+    assert [note.split(",")[0] for note in facts.notes] == ["2 ops give complex numbers"]  # rfft and mul
 
 
 class TwoWays(nn.Module):

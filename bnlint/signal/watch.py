@@ -56,11 +56,13 @@ class Watch:
         self.layouts: dict[str, Layout] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.gradients: dict[str, torch.Tensor] = {}
+        self.complex = 0  # ops that give complex numbers, which are not measured
 
     def __call__(self, ran: fx.Node, output: Any) -> None:
         """Measures one value and, where wanted, asks for its gradient."""
         node = self.matcher.match(ran)
         value = next((t for _, t in tensors(output) if measurable(t)), None)
+        self.complex += value is None and ran.op != "get_attr" and any(t.is_complex() for _, t in tensors(output))
         if node is None or value is None or not _has_values(self.graph, node):
             return
         with torch.no_grad(), torch._C.DisableTorchFunction():  # the recorder need not see what is done here
@@ -117,12 +119,16 @@ class Watch:
 
     def notes(self) -> list[str]:
         """What the reader should know about this run."""
-        lost = self.matcher.unmatched
-        if not lost:
-            return []
-        return [
-            f"the probe's run took another way through the model than the recorded one: {lost} ops were not measured"
-        ]
+        found, lost = [], self.matcher.unmatched
+        if lost:
+            found.append(
+                "the probe's run took another way through the model than the recorded one: "
+                f"{lost} ops were not measured"
+            )
+        if self.complex:
+            ops = f"{self.complex} ops give" if self.complex > 1 else "1 op gives"
+            found.append(f"{ops} complex numbers, which the probe does not measure")
+        return found
 
 
 class Matcher:

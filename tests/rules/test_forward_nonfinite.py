@@ -1,6 +1,7 @@
 """BN607: which op made the first NaN or infinity, and masks that are meant."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -60,6 +61,17 @@ def test_place_and_ranges():
     assert found.call is not None or found.location is not None
     assert "`layer` [" in found.message
     assert "`layer` [" in found.note
+
+
+def test_the_five_ops_before_are_shown_with_their_ranges():
+    def chain(m, x, h):
+        return m.head((h.relu().tanh().cos().sin() + 1).neg().log())
+
+    (found,) = bnlint.check(Fn(chain), torch.randn(8, 8), select=["BN607"]).findings
+    assert found.evidence["op"] == "log"
+    shown = re.findall(r"`(\w+)` \[(\S+), (\S+)\]", " ".join(found.note.split()))
+    assert [name for name, *_ in shown] == ["tanh", "cos", "sin", "add", "neg"]
+    assert all(float(low) <= float(high) for _, low, high in shown)
 
 
 def test_the_cure_of_a_logarithm_makes_it_finite():
