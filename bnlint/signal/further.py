@@ -19,7 +19,7 @@ from bnlint.signal.compiled import compiled
 from bnlint.signal.device import ProbeError, casting, explained
 from bnlint.signal.evaluation import WORTH_A_SEARCH, train_eval_gap
 from bnlint.signal.facts import ProbeFacts
-from bnlint.signal.mixing import Mixing, mixing
+from bnlint.signal.mixing import PAIR, Mixing, mixing
 from bnlint.signal.outputs import Outputs, outputs
 from bnlint.signal.quiet import quiet_dropout
 from bnlint.signal.repeat import Call, Repeat, repeat
@@ -103,24 +103,29 @@ class FurtherPasses:
 
     # -- beside the CPU --------------------------------------------------------------------------------------------
 
-    def reference(self) -> Sample | None:
-        """The model as it is, before it is moved: on the CPU."""
+    def reference(self) -> tuple[Inputs, Sample] | None:
+        """The model as it is, before it is moved: on the CPU, on two samples where it runs on so few."""
         if any(p.device.type != "cpu" or p.dtype is not torch.float32 for p in self.model.parameters()):
             return None
-        call = map_tensors((self.inputs.args, self.inputs.kwargs), lambda t: t.detach().clone())
-        try:
-            with explained("the reference run", "cpu"):
-                return sampled(self.model, self.graph, call, self.seed)
-        except ProbeError as error:
-            self.found.notes.append(str(error))
-            return None
+        few = self.inputs.with_batch(PAIR) if self.inputs.batch_size > PAIR else None
+        failed: ProbeError | None = None
+        for inputs in (few, self.inputs) if few is not None else (self.inputs,):
+            call = map_tensors((inputs.args, inputs.kwargs), lambda t: t.detach().clone())
+            try:
+                with untouched(self.model, values=True), explained("the reference run", "cpu"):
+                    return inputs, sampled(self.model, self.graph, call, self.seed)
+            except ProbeError as error:
+                failed = error
+        self.found.notes.append(str(failed))
+        return None
 
-    def beside(self, reference: Sample | None) -> None:
+    def beside(self, reference: tuple[Inputs, Sample] | None) -> None:
         """The same on the device, compared."""
         if reference is not None:
+            inputs, there = reference
             with self._pass(_further(Pass.REFERENCE)):
-                here = sampled(self.model, self.graph, self.copy(self.inputs), self.seed)
-            self.found.agreement = agreement(self.graph, reference, here)
+                here = sampled(self.model, self.graph, self.copy(inputs), self.seed)
+            self.found.agreement = agreement(self.graph, there, here)
 
 
 def _further(which: Pass) -> str:

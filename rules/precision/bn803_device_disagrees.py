@@ -54,8 +54,8 @@ class DeviceDisagrees(Rule):
             return self.head(self.relu(self.hidden(x)))
     ```
 
-    Both run in eval mode on the same batch; up to 4096 entries of each layer are compared by the Euclidean norm of
-    their difference. The limit is 0.5 % in float32, 3 % in float16 and 15 % in bfloat16, about forty roundings. Nothing
+    Both run in eval mode on two samples of the batch, on all where the model does not run on two; up to 4096 entries of
+    each layer are compared by the Euclidean norm of their difference. The limit is 0.5 % in float32, 3 % in float16 and 15 % in bfloat16, about forty roundings. Nothing
     is said where the runs take different ways through the model, and nothing without another device, `--dtype` or
     `--autocast`.
 

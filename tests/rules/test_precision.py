@@ -98,6 +98,19 @@ def test_agreement_with_float32(verdict, change, options, wanted):
     assert verdict("BN803", net(change), **options) == wanted
 
 
+@pytest.mark.parametrize(("only", "compared"), [(None, 2), (8, 8)])
+def test_the_reference_runs_on_two_samples(verdict, only, compared):
+    sizes = []
+
+    def change(x):
+        if not torch.is_grad_enabled():
+            sizes.append(len(x))
+        return (x.view(only, -1) if only else x) + 100 - 100
+
+    assert verdict("BN803", net(change), dtype="bfloat16") == ["warning"]
+    assert sizes.count(compared) == 2  # on the CPU in float32, and in bfloat16
+
+
 def test_running_statistics_are_the_same_in_both_runs(found):
     model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
     assert found(model, X * 20 + 9, select=["BN803", "BN609"], static=False, dtype="bfloat16") == {}
