@@ -55,9 +55,9 @@ class DeviceDisagrees(Rule):
     ```
 
     Both run in eval mode on two samples of the batch, on all where the model does not run on two; up to 4096 entries of
-    each layer are compared by the Euclidean norm of their difference. The limit is 0.5 % in float32, 3 % in float16 and 15 % in bfloat16, about forty roundings. Nothing
-    is said where the runs take different ways through the model, and nothing without another device, `--dtype` or
-    `--autocast`.
+    each layer are compared by the Euclidean norm of their difference. The limit is 0.5 % in float32, 3 % in float16 and
+    15 % in bfloat16, about forty roundings. Nothing is said where the runs take different ways through the model, and
+    nothing without another device, `--dtype` or `--autocast`.
 
     References: PyTorch documentation, Numerical accuracy.
     """
