@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bnlint.collector import rare_collections
-from bnlint.grouping import grouped
+from bnlint.grouping import grouped, settled
 from bnlint.job import Job, TargetReport, sort_findings
 from bnlint.registry import load_rules
 from bnlint.rule import Finding, Phase, Rule, engine_finding
@@ -114,7 +114,8 @@ class _Run:
         self._unexplained(audited)
         self._untraced(audited)
         self.report.classes = audited.source.classes()
-        self.report.findings = sort_findings([_of(self.job, f) for f in grouped(self.findings)])
+        found = settled(grouped(self.findings), {rule.code: rule.yields_to for rule in self.rules})
+        self.report.findings = sort_findings([_of(self.job, f) for f in found])
 
     def _has_device(self) -> bool:
         from bnlint.signal.probe import ProbeError, find_device

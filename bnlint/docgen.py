@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bnlint.config.keys import INPUT_KEYS, KEYS, RUN_KEYS, TARGET_KEYS
@@ -33,11 +33,14 @@ _TITLES = {
 }
 
 
-def page(rule: type[Rule]) -> str:
+def page(rule: type[Rule], rules: Mapping[str, type[Rule]]) -> str:
     """A rule's page in Markdown."""
     facts = f"**{rule.code}** · severity {rule.severity.value} · phase {rule.phase.value}"
     facts += f" · {rule.state.value} since {rule.since}"
     parts = [_GENERATED, f"# {rule.name}", facts, *_sections(rule.doc())]
+    if rule.yields_to:
+        causes = ", ".join(f"[{code}]({rules[code].name}.md)" for code in rule.yields_to)
+        parts.append(f"Where {causes} finds the cause in the same place, that finding stands for this one.")
     if rule.options():
         rows = [f"| `{key}` | {kind.__name__} | `{value!r}` |" for key, (kind, value) in rule.options().items()]
         parts.append("\n".join(["## Options\n", "| option | type | default |", "|---|---|---|", *rows]))
@@ -88,7 +91,7 @@ def _between(text: str, mark: str, content: str) -> str:
 def generated(root: Path) -> dict[Path, str]:
     """Every generated file with the text it should have."""
     rules = load_rules()
-    files = {root / "docs" / "rules" / f"{rule.name}.md": page(rule) for rule in rules.values()}
+    files = {root / "docs" / "rules" / f"{rule.name}.md": page(rule, rules) for rule in rules.values()}
     index = table(rules).replace("](docs/rules/", "](")
     files[root / "docs" / "rules" / "index.md"] = f"{_GENERATED}\n\n# Rules\n\n{index}\n"
     files[root / "docs" / "queries.md"] = f"{_QUERIES}\n\n{queries(root)}"

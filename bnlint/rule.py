@@ -105,7 +105,7 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     target: str = ""
     suppressed: str | None = None
-    nodes: tuple[str, ...] = ()  # fx nodes whose error this finding explains; not reported
+    nodes: tuple[str, ...] = ()  # the fx nodes it is about, whose errors it explains; not reported
 
     @property
     def fingerprint(self) -> str:
@@ -124,6 +124,7 @@ class Rule:
     severity: ClassVar[Severity]
     phase: ClassVar[Phase]
     passes: ClassVar[frozenset[Pass]] = frozenset()
+    yields_to: ClassVar[tuple[str, ...]] = ()  # codes of rules that name the cause of what this one finds
     at_init: ClassVar[bool] = False  # only makes sense at the start of training: not for trained weights in eval mode
     explains_failure: ClassVar[bool] = False  # also runs where the probe met an op that the device or dtype lacks
     values: ClassVar[bool] = False  # reads values of parameters or buffers, which `--meta` does not make

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bnlint.job import Job, TargetReport
+from bnlint.registry import load_rules
 from bnlint.rule import Rule, Severity
 
 _BLOCK = re.compile(r"^(Example \(bad\)|Use instead \(good\)):\s*\n+```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -48,27 +49,29 @@ def examples(rule: type[Rule]) -> list[Example]:
     return [Example(title.startswith("Example"), code) for title, code in _BLOCK.findall(rule.doc() + "\n")]
 
 
-def run_example(example: Example, rule_paths: Sequence[str] = ()) -> TargetReport:
-    """Checks one block under all default rules, in this process."""
+def run_example(example: Example, rule_paths: Sequence[str] = (), without: Sequence[str] = ()) -> TargetReport:
+    """Checks one block under all default rules but those in `without`, in this process."""
     from bnlint import audit
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "example.py"
         path.write_text(example.source, encoding="utf-8")
-        job = replace(example.job(path.as_posix()), rule_paths=tuple(rule_paths))
+        codes = tuple(code for code in load_rules(rule_paths) if code not in without)
+        job = replace(example.job(path.as_posix()), rule_paths=tuple(rule_paths), select=codes)
         return audit.run(job, lambda stage: None)
 
 
 def check_examples(rule: type[Rule], rule_paths: Sequence[str] = ()) -> None:
     """Raises AssertionError unless bad blocks give this code at a line of theirs, and good blocks nothing at all.
 
-    A bad block may also give findings at info level; anything else at warning level or above must be this rule's.
+    A bad block may also give findings at info level; anything else at warning level or above must be this rule's. It
+    is checked without the rules that this one yields to.
     """
     blocks = examples(rule)
     assert any(b.bad for b in blocks), f"{rule.code} has no bad example"
     assert any(not b.bad for b in blocks), f"{rule.code} has no good example"
     for block in blocks:
-        report = run_example(block, rule_paths)
+        report = run_example(block, rule_paths, rule.yields_to if block.bad else ())
         found = {f.code for f in report.findings if f.severity is not Severity.INFO or f.code == rule.code}
         if block.bad:
             assert found == {rule.code, *_ALSO.findall(block.source)}, (

@@ -115,7 +115,7 @@ def _pass(
     def observe(ran: fx.Node, output: Any) -> None:
         node = matcher.match(ran)
         value = next((t for _, t in tensors(output) if measurable(t)), None)
-        axes = graph.axes(node) if node is not None else ()
+        axes = _axes(graph, node) if node is not None else ()
         axis = batch_axis(axes) if value is not None and value.ndim == len(axes) else None
         if node is None or value is None or axis is None or value.shape[axis] != PAIR:
             return
@@ -129,6 +129,12 @@ def _pass(
     size = 2
     prints = {name: [row[i : i + size] for i in range(0, len(row), size)] for name, row in to_host(numbers).items()}
     return prints, [(node.op, node.target) for node in recording.graph.nodes if node.op != "get_attr"]
+
+
+def _axes(graph: Graph, node: fx.Node) -> Sequence[Axis]:
+    """The axes of a value; of an op that returns several, those of the first."""
+    items = [user for user in node.users if graph.is_item(user) and user.args[1] == 0]
+    return graph.axes(node) or (graph.axes(items[0]) if items else ())
 
 
 def _fingerprint(sample: torch.Tensor) -> list[torch.Tensor]:

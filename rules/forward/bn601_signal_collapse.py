@@ -24,8 +24,6 @@ class SignalCollapse(Rule):
     ```python
     import torch.nn as nn
 
-    # also BN109
-    # also BN302
     class Net(nn.Module):
         def __init__(self, width=64, depth=6):
             super().__init__()
@@ -76,6 +74,7 @@ class SignalCollapse(Rule):
     name = "signal-collapse"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    yields_to = ("BN109", "BN302", "BN303", "BN314")
     at_init = True
 
     min_layers: int = 4  # how many layers after the first must take part

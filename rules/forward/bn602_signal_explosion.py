@@ -22,7 +22,6 @@ class SignalExplosion(Rule):
     Example (bad):
 
     ```python
-    # also BN311
     import torch.nn as nn
 
     class Block(nn.Module):
@@ -87,6 +86,7 @@ class SignalExplosion(Rule):
     name = "signal-explosion"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    yields_to = ("BN109", "BN302", "BN311", "BN314")
     at_init = True
 
     min_layers: int = 4  # how many layers after the first must take part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnlint.rule import Finding, Phase, Rule, Severity
@@ -21,9 +22,6 @@ class IndistinguishableSamples(Rule):
     Example (bad):
 
     ```python
-    # also BN302
-    # also BN109
-    # also BN601
     # also BN701
     import torch.nn as nn
 
@@ -72,6 +70,7 @@ class IndistinguishableSamples(Rule):
     name = "indistinguishable-samples"
     severity = Severity.ERROR
     phase = Phase.FORWARD
+    yields_to = ("BN109", "BN302", "BN303", "BN314", "BN601")
 
     min_layers: int = 4  # how many layers after the first must take part
     max_similarity: float = 0.999  # mean cosine between two samples
@@ -98,7 +97,7 @@ class IndistinguishableSamples(Rule):
         if any((s or 0.0) > self.max_similarity for s in inputs):
             return
         found = stats[alike[0].name]
-        yield self.finding(
+        finding = self.finding(
             model.place(alike[0]),
             f"different inputs give the same output: two samples have a cosine of {found.similarity:.5f} after "
             f"`{label(model, alike[0])}`",
@@ -107,3 +106,4 @@ class IndistinguishableSamples(Rule):
             note=f"after `{label(model, deepest.node)}` {number(deepest.ratio)} of the spread across samples is left",
             evidence={"similarity": found.similarity, "ratio": deepest.ratio},
         )
+        yield replace(finding, nodes=(*finding.nodes, deepest.node.name))

@@ -22,7 +22,6 @@ class ResidualGrowth(Rule):
     Example (bad):
 
     ```python
-    # also BN311
     import torch.nn as nn
 
     class Block(nn.Module):
@@ -87,6 +86,7 @@ class ResidualGrowth(Rule):
     name = "residual-growth"
     severity = Severity.WARNING
     phase = Phase.FORWARD
+    yields_to = ("BN311",)
     at_init = True
 
     min_blocks: int = 4
@@ -115,7 +115,7 @@ class ResidualGrowth(Rule):
                 f"{blocks} blocks, {number(growth)} times in all",
                 help="put a norm first in each branch, or let each branch start at zero (zero its last layer)",
                 note=f"from `{label(model, first.node)}` to `{label(model, last.node)}`",
-                evidence={"growth_per_block": growth ** (1 / blocks), "blocks": blocks},
+                evidence={"growth_per_block": growth ** (1 / blocks), "ratio": growth, "blocks": blocks},
             )
             return
 

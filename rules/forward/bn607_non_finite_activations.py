@@ -65,6 +65,7 @@ class NonFiniteActivations(Rule):
     name = "non-finite-activations"
     severity = Severity.ERROR
     phase = Phase.FORWARD
+    yields_to = ("BN306",)
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Names the first op whose output is not finite although its inputs are."""

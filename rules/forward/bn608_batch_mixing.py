@@ -72,6 +72,7 @@ class BatchMixing(Rule):
     name = "batch-mixing"
     severity = Severity.ERROR
     phase = Phase.FORWARD
+    yields_to = ("BN203", "BN205", "BN206", "BN209", "BN403")
     passes = frozenset((Pass.EVAL_TWICE, Pass.OTHER_SAMPLES))
 
     tolerance: float = 1e-5  # of the output of one sample, relative

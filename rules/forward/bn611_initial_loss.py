@@ -22,7 +22,6 @@ class InitialLoss(Rule):
     Example (bad):
 
     ```python
-    # also BN312
     # bnlint check --loss cross_entropy
     import torch.nn as nn
 
@@ -67,6 +66,7 @@ class InitialLoss(Rule):
     name = "initial-loss"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    yields_to = ("BN312",)
     at_init = True
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:

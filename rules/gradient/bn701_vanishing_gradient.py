@@ -67,6 +67,7 @@ class VanishingGradient(Rule):
     name = "vanishing-gradient"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    yields_to = ("BN109", "BN302", "BN303", "BN314", "BN601")
     at_init = True
 
     min_layers: int = 4  # how many hidden layers a comparison needs

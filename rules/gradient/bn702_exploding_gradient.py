@@ -71,6 +71,7 @@ class ExplodingGradient(Rule):
     name = "exploding-gradient"
     severity = Severity.WARNING
     phase = Phase.BACKWARD
+    yields_to = ("BN109", "BN302", "BN314", "BN602")
     at_init = True
 
     min_layers: int = 4  # how many hidden layers a comparison needs

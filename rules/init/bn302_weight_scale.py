@@ -150,6 +150,6 @@ class WeightScale(Rule):
             help=f"draw them with `{fitting(worst)}`",
             note=f"{len(off)} of the {len(run.points)} layers of the row: "
             + ", ".join(f"`{label(model, s.node)}` {number(s.factor)}" for s in off[:8]),
-            evidence={"factor": worst.factor, "gain": worst.gain, "moment": worst.moment, "change": change},
+            evidence={"factor": worst.factor, "gain": worst.gain, "moment": worst.moment, "ratio": change},
             others=[model.place(s.node) for s in off[1:]],
         )

@@ -27,8 +27,6 @@ class DefaultInitDecays(Rule):
     ```python
     import torch.nn as nn
 
-    # also BN109
-    # also BN601
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -73,6 +71,7 @@ class DefaultInitDecays(Rule):
     name = "default-init-decays"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    yields_to = ("BN109",)
     values = True
 
     min_layers: int = 6  # weight layers in the row, the output layer among them

@@ -24,7 +24,6 @@ class NonFiniteWeights(Rule):
     Example (bad):
 
     ```python
-    # also BN607
     import torch
     import torch.nn as nn
 

@@ -22,7 +22,6 @@ class UnscaledResidual(Rule):
     Example (bad):
 
     ```python
-    # also BN606
     import torch.nn as nn
 
     class Block(nn.Module):
@@ -114,6 +113,6 @@ class UnscaledResidual(Rule):
             f"`nn.init.zeros_(layer.weight)`; or scale each branch by {blocks**-0.5:.2g}, one over the root of "
             "their number",
             note="variance behind each block: " + ", ".join(number(value) for value in stack.moments[1:]),
-            evidence={"blocks": blocks, "growth": growth, "total": total},
+            evidence={"blocks": blocks, "growth": growth, "ratio": total},
             others=[model.place(add) for add in stack.adds[1:]],
         )

@@ -117,7 +117,7 @@ class GainMismatch(Rule):
             help=f"draw them with `{fitting(first)}`",
             note=f"the layers: {listing([label(model, s.node) for s in off])}",
             evidence={"scheme": first.scheme.label, "activation": first.activation, "factor": first.factor}
-            | {"layers": len(off), "change": change},
+            | {"layers": len(off), "ratio": change},
             others=[model.place(s.node) for s in off[1:]],
         )
 

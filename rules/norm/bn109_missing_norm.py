@@ -33,8 +33,6 @@ class MissingNorm(Rule):
     ```python
     import torch.nn as nn
 
-    # also BN303
-    # also BN601
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -81,6 +79,7 @@ class MissingNorm(Rule):
     name = "missing-norm"
     severity = Severity.WARNING
     phase = Phase.GRAPH
+    yields_to = ("BN302", "BN314")
     values = True
 
     min_layers: int = 6  # weight layers in a row, the output layer among them

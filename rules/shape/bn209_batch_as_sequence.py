@@ -23,7 +23,6 @@ class BatchAsSequence(Rule):
     Example (bad):
 
     ```python
-    # also BN608
     import torch.nn as nn
 
     class Net(nn.Module):

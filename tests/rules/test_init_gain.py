@@ -46,7 +46,7 @@ def test_scheme_of_another_activation(found, init, act):
     finding = rows["BN314", "2"]
     assert finding.severity is Severity.WARNING
     assert finding.evidence["layers"] >= 6
-    assert finding.evidence["change"] < 0.1
+    assert finding.evidence["ratio"] < 0.1
 
 
 def test_names_the_gain(found):

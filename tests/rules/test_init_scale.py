@@ -120,7 +120,7 @@ def test_unscaled_residual(found, n):  # the branch of a block makes twice its i
     assert finding.module_path == "1"
     assert finding.evidence["blocks"] == n
     assert finding.evidence["growth"] == pytest.approx(3, rel=0.1)
-    assert finding.evidence["total"] == pytest.approx(3**n, rel=0.5)
+    assert finding.evidence["ratio"] == pytest.approx(3**n, rel=0.5)
 
 
 def test_rectified_sums_keep_the_scale_of_their_branches(severities):
