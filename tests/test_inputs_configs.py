@@ -118,6 +118,21 @@ class Placed(Configured):
         return self.layer(pixel_values) + self.places(pixel_position_ids).sum(2)
 
 
+class Strip(Configured):
+    """Pictures of any size side by side in one strip of patches, with the rows and columns of each."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self) -> None:
+        super().__init__(patch_size=2)
+        self.layer, self.places = nn.Conv2d(3, 8, 2, 2), nn.Embedding(16, 8)
+
+    def forward(self, pixel_values: Tensor, target_sizes: Tensor | None = None) -> Tensor:
+        rows = [torch.arange(height * width) for height, width in target_sizes.tolist()]  # type: ignore[union-attr]
+        patches: Tensor = self.layer(pixel_values).flatten(2).transpose(1, 2)
+        return patches + self.places(torch.cat(rows))
+
+
 class Forecast(Configured):
     """Needs the values to come to train, and takes no features of time: an axis without a value."""
 
@@ -207,6 +222,12 @@ def test_patches_and_their_places() -> None:
     found = resolved(Placed())
     assert shapes(found) == {"pixel_values": (8, 16, 12), "pixel_position_ids": (8, 16, 2)} and not found.inferred
     assert found.tensors[1].max() == 3
+
+
+def test_pictures_in_one_strip_and_their_sizes() -> None:
+    found = resolved(Strip())
+    assert shapes(found) == {"pixel_values": (1, 3, 2, 64), "target_sizes": (2, 2)} and not found.inferred
+    assert found.tensors[1].tolist() == [[4, 4], [4, 4]]
 
 
 @pytest.mark.parametrize("features", [0, 2])

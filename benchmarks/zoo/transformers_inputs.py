@@ -15,7 +15,7 @@ TRIES = 6
 _PARTS = ("", "vision_config", "audio_config", "text_config", "encoder", "backbone_config")
 _ALSO = (  # optional, yet asked for by some
     *("bbox", "decoder_input_ids", "input_ids", "pixel_values", "attention_mask"),
-    *("future_values", "future_time_features"),
+    *("future_values", "future_time_features", "input_values", "target_sizes"),
 )
 
 
@@ -74,6 +74,9 @@ def _values(config: Any, name: str, names: list[str]) -> list[Tensor]:
         return [torch.rand(BATCH * SIDE**2, cut)]
     if name == "pixel_values" and {"spatial_shapes", "pixel_position_ids"} & {*names}:
         return [torch.rand(BATCH, SIDE**2, cut)]
+    if name == "pixel_values" and "target_sizes" in names:  # side by side in one strip
+        side = number("patch_size", default=16)
+        return [torch.rand(1, channels, side, BATCH * SIDE**2 * side)]
     if name == "pixel_position_ids":
         return [torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).expand(BATCH, -1, -1)]
     if "pixel_values" in name:

@@ -51,8 +51,11 @@ def _pictures(config: Any, batch: int) -> dict[str, list[Guess]]:
 def _patches(config: Any, batch: int, names: set[str]) -> dict[str, list[Guess]]:
     """Pictures that come cut up, with the number of patches along each side beside them."""
     side, channels = _anywhere(config, "patch_size"), _anywhere(config, "in_channels", "in_chans", "num_channels") or 3
-    if not side or not names & {"grid_thw", "spatial_shapes", "pixel_position_ids"}:
+    if not side or not names & {"grid_thw", "spatial_shapes", "pixel_position_ids", "target_sizes"}:
         return {}
+    if "target_sizes" in names:  # side by side in one strip
+        strip = Guess((1, channels, side, 2 * _SIDE**2 * side), batch=None)
+        return {"pixel_values": [strip], "target_sizes": [Guess((2, 2), "int64", fill=float(_SIDE), batch=None)]}
     rows = Guess((batch, _SIDE**2, channels * side**2))
     if "pixel_position_ids" in names:
         return {"pixel_values": [rows], "pixel_position_ids": [Guess((batch, _SIDE**2, 2), "int64", _SIDE)]}
