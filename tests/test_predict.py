@@ -367,6 +367,15 @@ def test_the_gradient_of_a_concatenation_is_shared_by_its_parts() -> None:
         assert predicted.backward(node) == pytest.approx(measured.stats[node.name].gradient, rel=0.1)
 
 
+def test_the_gradient_before_a_mask_that_differs_by_position() -> None:
+    layers = nn.Linear(64, 64), nn.Linear(64, 64)
+    layers[0].register_buffer("mask", torch.randn(5, 1))
+    model = Apply(lambda x, first, second: second(first(x) + first.mask), *layers)
+    graph, predicted, measured = both(model, torch.randn(32, 5, 64))
+    first = next(n for n in graph.nodes if n.op == "call_module")
+    assert predicted.backward(first) == pytest.approx(measured.stats[first.name].gradient, rel=0.1)
+
+
 def test_a_token_before_many_others_changes_little() -> None:
     """As in a vision transformer, and too many numbers to keep every position apart."""
 
