@@ -52,6 +52,11 @@ class Fine(Scaled):
         return self.fc(x) + torch.randn(4, 1)
 
 
+class Random(Scaled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.randn(4, 1)
+
+
 class Net(nn.Module):
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -82,8 +87,9 @@ def test_the_part_that_differs_is_named(kind: type[nn.Module], severity: str) ->
         assert finding.call.line == inspect.getsourcelines(Breaks.forward)[1] + 2
 
 
-def test_a_model_that_compiles_well_gives_nothing() -> None:
-    report = check(Fine())
+@pytest.mark.parametrize("kind", [Fine, Random])
+def test_a_model_that_compiles_well_or_draws_gives_nothing(kind: type[nn.Module]) -> None:
+    report = check(kind())
     assert report.findings == []
     assert report.targets[0].skipped_rules == []
 
