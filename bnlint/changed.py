@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bnlint.config import Check, Plan
+from bnlint.config import Check, ConfigError, Plan
 from bnlint.paths import real
 from bnlint.target import Target, defines_modules, expand, parse
 
 
-def concerned(plan: Plan, files: Iterable[str]) -> list[Check]:
-    """The configured targets that a change of the files concerns; without configured ones the models in the files."""
+def changed_since(revision: str) -> list[str]:
+    """The files that differ from where this branch left a git revision, new ones among them; raises ConfigError."""
+    commit = _git(f"`{revision}` is no revision", "rev-parse", "--verify", "--quiet", "--end-of-options", revision)
+    top = _git("this is no git repository", "rev-parse", "--show-toplevel").strip()
+    found = _git(f"there is no way from `{revision}`", "diff", "--name-only", "-z", "--merge-base", commit.strip())
+    found += _git("", "ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", top)
+    return [os.path.relpath(Path(top, name)) for name in found.split("\0") if name]
+
+
+def _git(problem: str, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="surrogateescape", check=False)
+    except OSError as error:
+        raise ConfigError(f"--diff-base needs git, which cannot be started: {error.strerror}") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise ConfigError(f"--diff-base: {problem}" + (f" ({said[-1].removeprefix('fatal: ')})" if said else ""))
+    return done.stdout
+
+
+def concerned(plan: Plan, files: Sequence[str], named: Sequence[Check] = ()) -> list[Check]:
+    """Those of the named, or else of the configured targets that a change of the files concerns.
+
+    Where there are none, the models in the files.
+    """
     changed = {real(file) for file in files}
-    if not plan.configured:
+    if not plan.configured and not named:
         return [
             Check(Path(file).as_posix(), plan.default)
             for file in files
             if Path(file).suffix == ".py" and defines_modules(Path(file))
         ]
     if plan.config.file is not None and real(plan.config.file) in changed:
-        return list(plan.configured)
-    rows = [Check(text, row.settings) for row in plan.configured for text in expand([row.target])]
+        return list(named or plan.configured)
+    rows = named or [Check(text, row.settings) for row in plan.configured for text in expand([row.target])]
     return [row for row in rows if changed & local_files(row, plan.config.root)]
 
 

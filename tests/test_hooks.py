@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bnlint.changed import concerned
-from bnlint.config import Plan, find_config
+from bnlint.changed import changed_since, concerned
+from bnlint.cli import main
+from bnlint.config import Check, ConfigError, Plan, find_config
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(4, 2)\n\n    def forward(self, x):\n        return self.fc(x)\n"
@@ -105,6 +106,62 @@ class TestConcerned:
     def test_without_configured_targets_the_files_with_models(self) -> None:
         files = ["unused.py", "helper.py", "broken.py", "gone.py", "README.md"]
         assert [row.target for row in concerned(Plan(), files)] == ["unused.py"]
+
+
+class TestDiffBase:
+    @pytest.fixture(autouse=True)
+    def project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A branch with a change of `layers.py`, while `main` has one of `other.py`."""
+        monkeypatch.chdir(tmp_path)
+        git(tmp_path, "init", "-q")
+        write(tmp_path, {"models/net.py": "import layers\n", "models/layers.py": "", "models/other.py": GOOD})
+        configured = "".join(f'[[targets]]\ntarget = "models/{name}.py:Net"\n' for name in ("net", "other"))
+        write(tmp_path, {"bnlint.toml": configured})
+        git(tmp_path, "add", ".")
+        git(tmp_path, "commit", "-qm", "start")
+        git(tmp_path, "branch", "work")
+        write(tmp_path, {"models/other.py": GOOD + "\n"})
+        git(tmp_path, "commit", "-qam", "on main")
+        git(tmp_path, "checkout", "-q", "work")
+        write(tmp_path, {"models/layers.py": "WIDTH = 3\n"})
+        git(tmp_path, "commit", "-qam", "on the branch")
+        return tmp_path
+
+    def targets(self, *named: Check) -> list[str]:
+        return [row.target for row in concerned(Plan(find_config(Path.cwd())), changed_since("main"), named)]
+
+    def test_what_the_branch_changed_and_not_the_other(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert changed_since("main") == ["models/layers.py"]
+        assert self.targets() == ["models/net.py:Net"]
+        monkeypatch.chdir(project / "models")
+        assert changed_since("main") == ["layers.py"]
+
+    def test_what_is_not_committed_counts(self, project: Path) -> None:
+        write(project, {"models/new.py": GOOD, "models/net.py": ""})
+        assert sorted(changed_since("HEAD")) == ["models/net.py", "models/new.py"]
+
+    def test_of_named_targets_those_that_are_concerned(self) -> None:
+        rows = [Check(f"models/{name}.py:Net", Plan().default) for name in ("other", "net")]
+        assert self.targets(*rows) == ["models/net.py:Net"]
+        assert self.targets(rows[0]) == []
+
+    @pytest.mark.parametrize("revision", ["nope", "-x", "--output=x", ""])
+    def test_a_revision_that_is_none(self, revision: str) -> None:
+        with pytest.raises(ConfigError, match="--diff-base"):
+            changed_since(revision)
+
+    def test_without_a_repository(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        monkeypatch.chdir(tmp_path_factory.mktemp("bare"))
+        with pytest.raises(ConfigError, match="--diff-base"):
+            changed_since("main")
+
+    def test_the_option(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["check", "--diff-base", "HEAD"]) == 0
+        assert main(["check", "--diff-base", "nope"]) == 2
+        assert "nope" in capsys.readouterr().err
+        assert main(["check", "--diff-base", "HEAD", "--changed"]) == 2
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import click
 
 from bnlint import api
 from bnlint.baseline import Baseline, in_use
-from bnlint.changed import concerned
+from bnlint.changed import changed_since, concerned
 from bnlint.commands.options import ENVIRONMENT, Command, checking, given, option, planned
 from bnlint.commands.outputs import Output, checked_outputs, draw, parse_outputs, plot_file, write_outputs
 from bnlint.commands.show import shown_settings, shown_targets
@@ -36,6 +36,7 @@ from bnlint.rule import Severity
 @option("Rules", "--exit-zero", is_flag=True, help="Exit with 0 instead of 1.")
 @option("Run", "-j", "--jobs", type=click.IntRange(min=1), help="Targets checked at once; default: a core each.")
 @option("Configuration", "--changed", is_flag=True, help="TARGETS are changed files: check the models they concern.")
+@option("Configuration", "--diff-base", metavar="REV", help="Check what the changes since a git revision concern.")
 @option("Configuration", "--no-baseline", is_flag=True, help="Report known findings, too.")
 @option("Configuration", "--show-settings", is_flag=True, help="Print the settings of each target and stop.")
 @option("Configuration", "--show-targets", is_flag=True, help="Print what would be checked and stop.")
@@ -85,6 +86,7 @@ def check(
     show_suppressed: bool,
     plot: Path | None,
     changed: bool,
+    diff_base: str | None,
     jobs: int | None,
     show_settings: bool,
     show_targets: bool,
@@ -99,6 +101,8 @@ def check(
         raise click.UsageError("--input and --input-fn exclude each other")
     if statistics and given(ctx).keys() & {"output_format", "outputs"}:
         raise click.UsageError("--statistics is an output format: `--output statistics` combines it with others")
+    if changed and diff_base is not None:
+        raise click.UsageError("--changed and --diff-base exclude each other")
     plan = planned(ctx, targets, configs, isolated, files=changed)
     if show_settings or show_targets:
         put("\n".join(shown_settings(plan, targets) if show_settings else shown_targets(plan, targets)), sys.stdout)
@@ -109,6 +113,8 @@ def check(
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
     known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
     only = concerned(plan, targets) if changed else None
+    if diff_base is not None:
+        only = concerned(plan, changed_since(diff_base), api.wanted(targets, plan) if targets else ())
     report = checked(targets, plan, quiet, known, only, jobs)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, timings, show_suppressed)
     write_outputs(report, reports, look, color)
