@@ -50,7 +50,13 @@ _WIDTHS = {
     r"num_latents|mamba_d_head|num_filters": 32,
 }
 _HEADS = r"(num_|n_)?(attention_|\w+_attention_)?(heads|head)"
-_MISSING = {"vocab_size": 512, "head_dim": 16, "image_token_id": 511, "image_token_index": 511, "video_token_index": 510}
+_MISSING = {
+    "vocab_size": 512,
+    "head_dim": 16,
+    "image_token_id": 511,
+    "image_token_index": 511,
+    "video_token_index": 510,
+}
 _MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves out, or what two fields must agree on
     **{name: {"prediction_length": 8} for name in ("autoformer", "informer", "time_series_transformer")},
     **{name: {"out_indices": [3, 5, 7, 11]} for name in ("beit", "data2vec-vision")},
