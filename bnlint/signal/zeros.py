@@ -94,13 +94,16 @@ class _Search:
         if not users or not all(self._ran(n) for n in users):
             return None
         given = [self.stats.get(source.name) for n in users for source in n.all_input_nodes[:1]]
-        if name.endswith("weight") and given and all(s is not None and _is_zero(s) for s in given):
+        only_zeros = bool(given) and all(s is not None and _is_zero(s) for s in given)
+        if name.endswith("weight") and only_zeros:
             return Cause.ZERO_INPUT, users[0]
         if self._is_faint(name):
             return Cause.UNDERFLOW, None
         found = list(self._ends(users))
         for cause in (Cause.CHANCE, Cause.UNKNOWN, Cause.OFF, Cause.ZERO_FACTOR, Cause.ZERO_WEIGHT):
             node = next((node for c, node in found if c is cause), None)
+            if node is not None and cause is Cause.OFF and only_zeros:  # the units get nothing: they are not off
+                return Cause.ZERO_INPUT, users[0]
             if node is not None:
                 return cause, None if cause is Cause.UNKNOWN else node
         return None

@@ -35,6 +35,12 @@ def both(beside, **layers):
     return Fn(lambda m, x: m.head(m.main(x).tanh() + beside(m, x)), main=linear(), head=linear(16, 4), **layers)
 
 
+def gated(m, x):
+    """A squeeze-excite gate on a branch that starts at zero."""
+    x = m.end(x)
+    return x * m.up(m.side(x).relu()).sigmoid()
+
+
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [
@@ -54,6 +60,11 @@ def both(beside, **layers):
             {"": "info"},
         ),
         (both(lambda m, x: m.side(torch.zeros_like(x)), side=linear()), {"side": "info"}),
+        (
+            both(lambda m, x: m.end(m.side(x).relu()), side=linear(zero=True), end=linear()),
+            {"side": "warning", "end": "info"},
+        ),
+        (both(gated, end=linear(zero=True), side=linear(bias=0.0), up=linear()), {"side": "info"}),
         (both(lambda m, x: m.norm(m.side(x)), side=linear(), norm=nn.BatchNorm1d(16)), {}),
         (both(lambda m, x: F.one_hot(x.argmax(1), 16) * m.side(x), side=linear()), {}),
         (both(lambda m, x: (x[:, :1] > 99) * m.side(x), side=linear()), {"side": "info"}),  # an expert nobody chose
