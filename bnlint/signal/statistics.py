@@ -18,7 +18,7 @@ from torch.nn import functional
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
 _CHUNK = 1 << 18  # entries whose deviations a CPU takes at a time: they stay in its cache
-_SAME = 1e-6  # a channel varies when its deviation is more than this of its size
+SAME = 1e-6  # a channel varies when its deviation is more than this of its size
 _CERTAIN = 4.7534  # standard deviations that a normal variable exceeds with probability 1e-6
 _FEWEST_ROWS = 16  # values of a unit that say anything about its sign
 _FEWEST_FOR_RANK = 40
@@ -209,7 +209,7 @@ def _count_channels(stats: NodeStats, numbers: Numbers, rows: int, samples: int)
     inside = numbers["within"] + samples * numbers["between"] if "between" in numbers else numbers["within"]
     deviation = (inside / (rows - 1)).sqrt()
     stats.channels = mean.numel()
-    stats.constant = int((deviation <= _SAME * mean.abs()).sum())
+    stats.constant = int((deviation <= SAME * mean.abs()).sum())
     if "highest" in numbers and rows >= _FEWEST_ROWS:
         reach = deviation * _margin(rows)
         stats.off = int(((mean + reach < 0) & (numbers["highest"] <= 0)).sum())

@@ -54,7 +54,7 @@ class ConstantChannels(Rule):
     ```
 
     Looked at are the outputs of conv, linear and norm layers. Not counted are channels whose own weights are zero,
-    channels that the layer gets constant, and what does not depend on a varying input at all, such as embeddings of
+    channels that the layer gets constant, those whose bias hides a very small signal, and what does not depend on a varying input at all, such as embeddings of
     positions or of a time step, and gates (squeeze-and-excitation), whose factor starts near one half for all samples.
     Where dead units (BN604) are the cause, that rule reports it.
 
@@ -89,7 +89,8 @@ class ConstantChannels(Rule):
             before = [stats[n.name] for n in measured(source, stats)]
             if not before or any(s.off or _hardly_varies(s) for s in before):
                 continue
-            unexplained = found.constant - _switched_off(graph, node) - max(s.constant or 0 for s in before)
+            explained = _switched_off(graph, node) + _outweighed(graph, node, max(s.spread or 0.0 for s in before))
+            unexplained = found.constant - explained - max(s.constant or 0 for s in before)
             if unexplained > self.min_share * (found.channels or 0):
                 yield self.finding(
                     model.place(node),
@@ -111,6 +112,17 @@ def _is_picked(graph: Graph, source: fx.Node) -> bool:
 def _hardly_varies(stats: NodeStats) -> bool:
     """A signal that was all but lost before: BN601's."""
     return (stats.spread or 0.0) ** 2 <= 1e-6 * (stats.second_moment or 0.0)
+
+
+def _outweighed(graph: Graph, node: fx.Node, spread: float) -> int:
+    """How many biases hide what the weights make of so small an input: it varies all the same."""
+    from bnlint.graph.weights import gain, has_numbers
+    from bnlint.signal.statistics import SAME
+
+    bias, own = getattr(graph.module(node), "bias", None), gain(graph, node)
+    if own is None or not spread or not has_numbers(bias):
+        return 0
+    return int((bias.detach().abs() * SAME >= own**0.5 * spread).sum())
 
 
 def _switched_off(graph: Graph, node: fx.Node) -> int:

@@ -262,6 +262,14 @@ class PaddedChannels(nn.Module):
         return self.third(torch.cat([x, rows], 1))
 
 
+def small_embedding():
+    """DeepFM's: what starts at 1e-8 is below the resolution of the biases that are added to it."""
+    first = nn.Linear(256, 64)
+    nn.init.normal_(first.weight, std=1e-8)
+    nn.init.zeros_(first.bias)
+    return nn.Sequential(first, nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
 class ClassToken(nn.Module):
     """CaiT: branches start so small that the token hardly knows the picture, while the positions differ."""
 
@@ -284,6 +292,7 @@ class ClassToken(nn.Module):
         (zero_gammas(), IMAGES[:, :, :30, :30]),
         (Positions(), X),
         (PaddedChannels(), IMAGES),
+        (small_embedding(), X),
         (stack(20), X),  # a collapse is BN601's
         (stack(3, bias=-8.0), X),  # dead units are BN604's
     ],
