@@ -54,9 +54,9 @@ class ConstantChannels(Rule):
     ```
 
     Looked at are the outputs of conv, linear and norm layers. Not counted are channels whose own weights are zero,
-    channels that the layer gets constant, those whose bias hides a very small signal, and what does not depend on a varying input at all, such as embeddings of
-    positions or of a time step, and gates (squeeze-and-excitation), whose factor starts near one half for all samples.
-    Where dead units (BN604) are the cause, that rule reports it.
+    channels that the layer gets constant, those whose bias hides a very small signal, and what does not depend on a
+    varying input at all, such as embeddings of positions or of a time step, and gates (squeeze-and-excitation), whose
+    factor starts near one half for all samples. Where dead units (BN604) are the cause, that rule reports it.
 
     References: Brock, De and Smith 2021, Characterizing Signal Propagation to Close the Performance Gap in Unnormalized
     ResNets (arXiv 2101.08692), on the variance of channels.

@@ -212,9 +212,10 @@ def _on_grid(walk: Walk, node: fx.Node) -> Value:
     moving = [v for v in given.values() if not v.constant]
     lead = max(moving or list(given.values()), key=lambda v: (len(v.shape), v.mean.numel()))
     ndim = len(shape)
-    grids = torch.broadcast_tensors(*(_points(v, ndim) for v in given.values()))  # else slopes of copies would add up
+    grids = {n: _points(v, ndim) for n, v in given.items()}
+    full = torch.broadcast_shapes(*(g.shape for g in grids.values()))  # of copies the slopes would add up
     with torch.enable_grad():
-        leaves = {n: g.detach().clone().requires_grad_() for n, g in zip(given, grids, strict=True)}
+        leaves = {n: g.detach().expand(full).clone().requires_grad_() for n, g in grids.items()}
         out = apply_elementwise(walk.graph, node, leaves)
         slopes = torch.autograd.grad(out.sum(), list(leaves.values()), allow_unused=True) if out.requires_grad else ()
     for n, slope in zip(given, slopes, strict=False):
