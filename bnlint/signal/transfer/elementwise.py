@@ -213,7 +213,9 @@ def _on_grid(walk: Walk, node: fx.Node) -> Value:
     lead = max(moving or list(given.values()), key=lambda v: (len(v.shape), v.mean.numel()))
     ndim = len(shape)
     grids = {n: _points(v, ndim) for n, v in given.items()}
-    full = torch.broadcast_shapes(*(g.shape for g in grids.values()))  # of copies the slopes would add up
+    full = [
+        max(sizes) for sizes in zip(*(g.shape for g in grids.values()), strict=True)
+    ]  # slopes of copies would add up
     with torch.enable_grad():
         leaves = {n: g.detach().expand(full).clone().requires_grad_() for n, g in grids.items()}
         out = apply_elementwise(walk.graph, node, leaves)
