@@ -22,7 +22,7 @@ from bnlint.graph.recording import ModuleCall
 _MODIFIED = "modified by an inplace operation"
 _NOT_NEGATIVE = frozenset(("relu", "relu6", "sigmoid", "softmax", "softplus"))
 _SKIPS = LAYERS | {Kind.ADD, Kind.CAT, Kind.MUL, Kind.NORM}
-_NAMED = re.compile(r"which is output \d+ of (\w+),")
+_NAMED = re.compile(r"which is output \d+ of (\w+?)(?:Backward\d*)?,")  # older torches say "ReluBackward0"
 
 
 def is_inplace(graph: Graph, node: fx.Node) -> bool:
