@@ -12,6 +12,7 @@ from bnlint.graph.axes import Role
 from bnlint.graph.model import Graph
 from bnlint.graph.record import record
 from bnlint.graph.untouched import untouched
+from tests.rules.conftest import Fn
 
 _LETTER = {Role.BATCH: "b", Role.CHANNEL: "c", Role.SPATIAL: "s", Role.SEQUENCE: "t", Role.UNKNOWN: "?"}
 
@@ -23,19 +24,6 @@ def describe(axes):
         return "*".join(_LETTER[atom.role] + "/" * bool(atom.part) for atom in axis) or "1"
 
     return " ".join(one(axis) for axis in axes)
-
-
-class Fn(nn.Module):
-    """Layers by name, and a forward that uses them."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
 
 
 def output_axes(forward, *inputs, batch=(), **layers):

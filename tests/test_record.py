@@ -15,17 +15,7 @@ from bnlint.graph.ops import Kind, op_name
 from bnlint.graph.record import record
 from bnlint.graph.recorder import is_leaf
 from bnlint.graph.untouched import untouched
-
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args):
-        return self.function(self, *args)
+from tests.rules.conftest import Fn
 
 
 def recorded(forward, *inputs, **layers):

@@ -16,19 +16,9 @@ from bnlint.graph.follow import follow
 from bnlint.graph.frames import resolve
 from bnlint.graph.nest import tensors
 from bnlint.graph.ops import op_name
+from tests.rules.conftest import Fn
 
 X = torch.randn(4, 6)
-
-
-class Fn(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *args, **kwargs):
-        return self.function(self, *args, **kwargs)
 
 
 def linear():

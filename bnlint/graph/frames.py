@@ -62,9 +62,13 @@ def stop_at(code: CodeType) -> None:
 
 def calling_line(depth: int) -> Call | None:
     """The innermost frame of the user's code above `depth`; else of a library; else None."""
-    frame: FrameType | None = sys._getframe(depth)
+    return users_call(sys._getframe(depth))
+
+
+def users_call(frame: FrameType | None, outside: FrameType | None = None) -> Call | None:
+    """The same from a frame outwards, `outside` left out."""
     library: Call | None = None
-    while frame is not None and frame.f_code is not _boundary:
+    while frame is not None and frame is not outside and frame.f_code is not _boundary:
         kind = owner(frame.f_code.co_filename)
         if kind == Owner.USER:
             return Call(frame.f_code, frame.f_lasti)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -84,8 +84,26 @@ class Norms:
 
     def readers(self, node: fx.Node, through: frozenset[Kind] = PASSIVE) -> list[fx.Node]:
         """The nearest nodes downstream that are neither `through` nor scale or shift by constants; norms by `node`."""
+        return self._nearest(self.graph.consumers(node), {node}, through, self.graph.consumers)
+
+    def makers(self, node: fx.Node, through: frozenset[Kind] = PASSIVE) -> list[fx.Node]:
+        """The nearest nodes upstream of a layer's input, found like `readers`."""
+
+        def makers_of(here: fx.Node) -> list[fx.Node]:
+            return [n for n in here.all_input_nodes if n in self.of_data]
+
+        source = self.graph.data(node)
+        start = [source] if source is not None and source in self.of_data else []
+        return self._nearest(start, set(), through, makers_of)
+
+    def _nearest(
+        self,
+        todo: list[fx.Node],
+        seen: set[fx.Node],
+        through: frozenset[Kind],
+        further: Callable[[fx.Node], list[fx.Node]],
+    ) -> list[fx.Node]:
         found: dict[fx.Node, None] = {}
-        seen, todo = {node}, list(self.graph.consumers(node))
         while todo:
             here = todo.pop(0)
             if here in seen:
@@ -95,27 +113,7 @@ class Norms:
             if norm is not None:
                 found[norm.node] = None
             elif self._passes(here, through):
-                todo += self.graph.consumers(here)
-            else:
-                found[here] = None
-        return list(found)
-
-    def makers(self, node: fx.Node, through: frozenset[Kind] = PASSIVE) -> list[fx.Node]:
-        """The nearest nodes upstream of a layer's input, found like `readers`."""
-        found: dict[fx.Node, None] = {}
-        seen: set[fx.Node] = set()
-        source = self.graph.data(node)
-        todo = [source] if source is not None else []
-        while todo:
-            here = todo.pop(0)
-            if here in seen or here not in self.of_data:
-                continue
-            seen.add(here)
-            norm = self.at(here)
-            if norm is not None:
-                found[norm.node] = None
-            elif self._passes(here, through):
-                todo += here.all_input_nodes
+                todo += further(here)
             else:
                 found[here] = None
         return list(found)

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from bnlint.graph.frames import Call, Owner, owner, resolve
+from bnlint.graph.frames import Call, Owner, owner, resolve, users_call
 from bnlint.graph.names import ModuleNames
 from bnlint.graph.syntax import ClassText, Span, call_on_line, class_text, element
 from bnlint.rule import Location
@@ -78,7 +78,7 @@ class ConstructionLog:
     def _construction(self, module: nn.Module, frame: FrameType | None) -> Call | None:
         while frame is not None and _is_constructor(frame, module):
             frame = frame.f_back
-        return self._users_call(frame)
+        return users_call(frame, self._outside)
 
     def _copy(self, module: nn.Module, frame: FrameType | None) -> Call | None:
         while frame is not None and _first_argument(frame) is module:
@@ -90,18 +90,7 @@ class ConstructionLog:
             if _is_reconstruct(frame) and (call := self.call(original)):
                 return call
             frame = frame.f_back
-        return self._users_call(frame)
-
-    def _users_call(self, frame: FrameType | None) -> Call | None:
-        library: Call | None = None
-        while frame is not None and frame is not self._outside:
-            kind = owner(frame.f_code.co_filename)
-            if kind == Owner.USER:
-                return Call(frame.f_code, frame.f_lasti)
-            if kind == Owner.LIBRARY and library is None:
-                library = Call(frame.f_code, frame.f_lasti)
-            frame = frame.f_back
-        return library
+        return users_call(frame, self._outside)
 
 
 class Source:

@@ -17,8 +17,8 @@ class Fn(nn.Module):
         for name, value in attributes.items():
             setattr(self, name, value)
 
-    def forward(self, *args):
-        return self.function(self, *args)
+    def forward(self, *args, **kwargs):
+        return self.function(self, *args, **kwargs)
 
 
 @pytest.fixture

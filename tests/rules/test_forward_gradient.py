@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 import bnlint
 
+from .deep import he, mlp, severities
+
 
 @pytest.fixture
 def gradient():
@@ -20,26 +22,6 @@ def gradient():
         return {f.code: f for f in report.findings}
 
     return run
-
-
-def severities(found):
-    return {code: f.severity.value for code, f in found.items()}
-
-
-def mlp(depth, activation=nn.ReLU, init=None, norm=None, width=256):
-    torch.manual_seed(0)
-    layers = []
-    for _ in range(depth):
-        layer = nn.Linear(width, width)
-        if init is not None:
-            init(layer.weight)
-            nn.init.zeros_(layer.bias)
-        layers += [layer, *([norm(width)] if norm else []), activation()]
-    return nn.Sequential(*layers, nn.Linear(width, 10))
-
-
-def he(weight):
-    nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
 
 X = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))

@@ -11,6 +11,8 @@ import bnlint
 from bnlint.audit import audit_module
 from bnlint.job import Job
 
+from .deep import he, mlp, severities
+
 
 @pytest.fixture
 def signal():
@@ -23,26 +25,6 @@ def signal():
         return {f.code: f for f in report.findings}
 
     return run
-
-
-def severities(found):
-    return {code: f.severity.value for code, f in found.items()}
-
-
-def mlp(depth, activation=nn.ReLU, init=None, norm=None, width=256):
-    torch.manual_seed(0)
-    layers = []
-    for _ in range(depth):
-        layer = nn.Linear(width, width)
-        if init is not None:
-            init(layer.weight)
-            nn.init.zeros_(layer.bias)
-        layers += [layer, *([norm(width)] if norm else []), activation()]
-    return nn.Sequential(*layers, nn.Linear(width, 10))
-
-
-def he(weight):
-    nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
 
 def normal(std):

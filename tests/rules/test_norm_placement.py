@@ -8,21 +8,11 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from bnlint import Severity
 
+from .blocks import block, conv
 from .conftest import Fn
 from .nets import line_at
 
 INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
-
-
-def conv(inside, outside, kernel=3, **options):
-    return nn.Conv2d(inside, outside, kernel, padding=kernel // 2, **{"bias": False, **options})
-
-
-def block(inside, outside, norm=nn.BatchNorm2d, **options):
-    layers = [conv(inside, outside, **options)]
-    if norm is not None:
-        layers.append(norm(outside))
-    return [*layers, nn.ReLU()]
 
 
 # -- BN106 ---------------------------------------------------------------------------------------------------------
