@@ -106,7 +106,7 @@ def _is_picked(graph: Graph, source: fx.Node) -> bool:
     """True for one position of many, such as a class token: what was measured before it is not about it alone."""
     from bnlint.graph.ops import SHAPE_ONLY, Kind
 
-    return any(graph.kind(n) is Kind.INDEX for n in (source, *graph.origins(source, SHAPE_ONLY)))
+    return any(graph.kind(n) is Kind.INDEX for n in (source, *graph.origins(source, SHAPE_ONLY | {Kind.DROPOUT})))
 
 
 def _hardly_varies(stats: NodeStats) -> bool:

@@ -273,15 +273,16 @@ def small_embedding():
 class ClassToken(nn.Module):
     """CaiT: branches start so small that the token hardly knows the picture, while the positions differ."""
 
-    def __init__(self):
+    def __init__(self, drop=None):
         super().__init__()
         self.token, self.norm = nn.Parameter(torch.randn(1, 1, 16)), nn.LayerNorm(16)
         self.embed, self.head = nn.Linear(64, 16), nn.Linear(16, 400)
+        self.drop = nn.Dropout(drop) if drop is not None else nn.Sequential()
 
     def forward(self, x):
         tokens = self.embed(x.view(len(x), 4, 64))
         token = self.token + 1e-6 * tokens.mean(1, keepdim=True)
-        return self.head(self.norm(torch.cat([token, tokens], 1))[:, 0])
+        return self.head(self.drop(self.norm(torch.cat([token, tokens], 1))[:, 0]))
 
 
 @pytest.mark.parametrize(
@@ -289,6 +290,7 @@ class ClassToken(nn.Module):
     [
         (zero_rows(), X),
         (ClassToken(), X),
+        (ClassToken(drop=0.0), X),
         (zero_gammas(), IMAGES[:, :, :30, :30]),
         (Positions(), X),
         (PaddedChannels(), IMAGES),
