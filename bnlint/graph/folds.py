@@ -13,7 +13,7 @@ from bnlint.graph.batches import sizes_asked
 from bnlint.graph.features import declared, got, mismatched
 from bnlint.graph.model import Graph
 from bnlint.graph.operands import operands
-from bnlint.graph.ops import LAYERS, LINEAR_OPS, WEIGHT_LAYERS, Kind
+from bnlint.graph.ops import LAYERS, LINEAR_OPS, WEIGHT_LAYERS, Kind, op_name
 
 
 def folds_features_into_batch(graph: Graph, node: fx.Node) -> bool:
@@ -122,11 +122,26 @@ def impossible_rows(graph: Graph, node: fx.Node) -> tuple[int | None, int] | Non
     """
     source, wanted = graph.data(node), sizes_asked(node)
     axes = graph.axes(source) if source is not None else ()
-    if graph.error(node) is None or source is None or len(axes) < 2 or len(wanted) != 2 or not is_batch(axes[0]):
+    if (
+        graph.error(node) is None
+        or is_strided_view(graph, node)
+        or source is None
+        or len(axes) < 2
+        or len(wanted) != 2
+        or not is_batch(axes[0])
+    ):
         return None
     if any(o.guessed for axis in axes for atom in axis for o in atom.origins) or wanted[1] == -1:
         return None
     return (None if wanted[0] == -1 else wanted[0]), wanted[1]
+
+
+def is_strided_view(graph: Graph, node: fx.Node) -> bool:
+    """True for a view that fails although its sizes fit: axes that it joins are not side by side in memory."""
+    source = graph.data(node)
+    if graph.error(node) is None or op_name(node) != "view" or source is None:
+        return False
+    return math.prod(graph.shape(source)) == math.prod(graph.shape(node))
 
 
 def per_sample(shape: tuple[int, ...]) -> int:

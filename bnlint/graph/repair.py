@@ -85,7 +85,7 @@ def repair_function(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], e
         return Repair(x, "declared", error)
     if name in ("view", "reshape"):
         sizes = args[1] if len(args) == 2 and isinstance(args[1], Sequence) else args[1:]
-        return _view(x, sizes, error)
+        return _strided(x, sizes, error) or _view(x, sizes, error)
     if name in _ELEMENTWISE and len(operands) > 1:
         return Repair(_result(max(operands, key=lambda t: (t.ndim, t.numel())), name), "guess", error)
     if name in ("cat", "concat", "concatenate"):
@@ -127,6 +127,14 @@ def _retry(module: nn.Module, args: tuple[torch.Tensor, ...], error: Exception) 
     try:
         return Repair(type(module).forward(module, *args), "declared", error)
     except Exception:
+        return None
+
+
+def _strided(x: torch.Tensor, sizes: Sequence[Any], error: Exception) -> Repair | None:
+    """A view of sizes that fit, but not the strides: what `reshape`, which may copy, makes of it."""
+    try:
+        return Repair(x.reshape([int(s) for s in sizes]), "declared", error)
+    except (RuntimeError, TypeError, ValueError):
         return None
 
 
