@@ -85,6 +85,7 @@ IN_THE_DOCUMENTATION = {
     "BN214": [
         ("self.relu(self.conv(x))", "nn.AdaptiveAvgPool2d(8)(self.relu(self.conv(x)))", "nn.AdaptiveAvgPool2d(8)")
     ],
+    "BN215": [("transpose(1, 2).view(", "transpose(1, 2).reshape(", ".reshape(")],
 }
 
 
