@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import bnlint
 from bnlint.signal.loss import LossError, gradients_of_outputs
 
 
@@ -52,3 +53,11 @@ def test_otherwise_every_output_is_projected(loss: str | None) -> None:
 def test_nothing_to_start_from() -> None:
     with pytest.raises(LossError):
         gradients_of_outputs((torch.ones(3), torch.ones(2, dtype=torch.int64)), {}, None, 0)
+
+
+def test_a_model_without_parameters_is_told_so(tmp_path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return x + 1\n"
+    )
+    (target,) = bnlint.check(f"{tmp_path}/net.py:Net", inputs="4x8", isolate=False).targets
+    assert target.notes == ["no gradients: no output depends on a parameter that requires one"]

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from bnlint.graph.nest import tensors
+from bnlint.signal.device import ProbeError
 
 _CLASSES = frozenset(("cross_entropy", "nll_loss"))
 _PROBABILITIES = frozenset(("binary_cross_entropy", "binary_cross_entropy_with_logits", "soft_margin_loss"))
@@ -47,7 +48,7 @@ class InitialLoss:
     real_targets: bool = False  # they came with the user's batch
 
 
-class LossError(Exception):
+class LossError(ProbeError):
     """Why there is nothing to start from; the message is one sentence for people."""
 
 

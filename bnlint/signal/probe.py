@@ -34,7 +34,7 @@ from bnlint.signal.device import (
 from bnlint.signal.evaluation import warming_up
 from bnlint.signal.facts import FailedOp, ProbeFacts, Where
 from bnlint.signal.further import FurtherPasses
-from bnlint.signal.loss import InitialLoss, LossError, gradients_of_outputs
+from bnlint.signal.loss import InitialLoss, gradients_of_outputs
 from bnlint.signal.parameters import ParameterStats, parameter_stats
 from bnlint.signal.quiet import own_gradients, quiet_dropout
 from bnlint.signal.repeat import Call
@@ -193,7 +193,7 @@ class _Probe:
             facts.backward = True
         except OutOfMemory:
             raise
-        except (ProbeError, LossError) as error:
+        except ProbeError as error:
             facts.notes.append(f"no gradients: {error}")
 
     def _targets(self) -> Any:
