@@ -1,11 +1,14 @@
 """What every test leaves behind of imports: nothing that another test could see."""
 
 import os
+import signal
 import sys
 import tempfile
 
 import pytest
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run in the background: what the tests start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a core each
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bnlint-tests-")  # not the user's
