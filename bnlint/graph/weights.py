@@ -15,10 +15,10 @@ _FEW = 16
 
 
 def has_numbers(tensor: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
-    """True for a floating-point tensor whose entries can be read: neither lazy, on the meta device nor fake."""
+    """True for a floating-point tensor with entries to read: neither empty, lazy, on the meta device nor fake."""
     if not isinstance(tensor, torch.Tensor) or is_lazy(tensor) or tensor.is_meta or isinstance(tensor, FakeTensor):
         return False
-    return tensor.is_floating_point()
+    return tensor.is_floating_point() and tensor.numel() > 0
 
 
 def all_finite(tensor: torch.Tensor) -> bool:

@@ -122,13 +122,13 @@ def _shape(graph: Graph, node: fx.Node) -> tuple[int, ...]:
 
 def _constant(graph: Graph, node: fx.Node) -> float | None:
     """The value of a trained weight whose entries are all equal and whose units see the same input; else None."""
-    from bnlint.graph.weights import constant
+    from bnlint.graph.weights import constant, has_numbers
 
     found, module = graph.weight(node), graph.module(node)
     if found is None or not found[1].requires_grad or getattr(module, "groups", 1) != 1:
         return None
     weight = found[1].detach()
-    if weight.is_meta or weight.ndim < 2 or weight.shape[0] < 2:
+    if not has_numbers(weight) or weight.ndim < 2 or weight.shape[0] < 2:
         return None
     return constant(weight)
 
