@@ -75,6 +75,7 @@ def _answer(request: dict[str, Any], channel: _Channel) -> None:
         needs_torch(job)
         start = _load_torch()
         files = FilesRead()
+        _assert_enough(limit, job)
         _limit_memory(limit)
         if request["kind"] == "discover":
             targets, skipped = discover(job, channel.stage, limit, alone=True)
@@ -180,6 +181,20 @@ def _raised(error: BaseException, stage: str, limit: int | None) -> Finding:
         message = f"the model's code raises {said(error)} while {doing}"
     code = {"start": "BN906", "import": "BN901", "construct": "BN902"}.get(stage, "BN903")
     return engine_finding(code, message, note=note, place=place)
+
+
+def _assert_enough(limit: int | None, job: Job) -> None:
+    """Raises TargetFailed for a limit below what is in use before the model is there."""
+    status = Path("/proc/self/status")
+    if limit is None or not status.exists():
+        return
+    used = next(
+        (int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("VmData")), 0
+    )
+    if limit < used:
+        message = f"the memory limit leaves no room for the model: torch alone takes {used >> 20} MiB"
+        help = f"write --memory-limit {-(-2 * used >> 30)}G or more"
+        raise TargetFailed(job.target, engine_finding("BN906", message, help=help), job.device)
 
 
 def _limit_memory(limit: int | None) -> None:

@@ -40,7 +40,22 @@ def load_rules(rule_paths: Iterable[str] = ()) -> dict[str, type[Rule]]:
         if problem:
             raise RegistryError(f"{origin}: rule class `{rule.__name__}` {problem}")
         rules[rule.code] = rule
+    circle = next((rule for code, rule in rules.items() if code in _causes(code, rules)), None)
+    if circle is not None:
+        raise RegistryError(f"rule class `{circle.__name__}` yields to a rule that yields to it")
     return dict(sorted(rules.items()))
+
+
+def _causes(code: str, rules: Mapping[str, type[Rule]]) -> set[str]:
+    """The codes that a rule yields to, directly or by way of others."""
+    found: set[str] = set()
+    todo = [code]
+    while todo:
+        rule = rules.get(todo.pop())
+        new = set(rule.yields_to) - found if rule is not None else set()
+        found |= new
+        todo += new
+    return found
 
 
 def resolve(text: str, rules: Mapping[str, type[Rule]]) -> str:

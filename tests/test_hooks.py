@@ -159,6 +159,7 @@ class TestDiffBase:
 
     def test_the_option(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["check", "--diff-base", "HEAD"]) == 0
+        assert capsys.readouterr().err == "nothing to check: the changes since HEAD concern no target\n"
         assert main(["check", "--diff-base", "nope"]) == 2
         assert "nope" in capsys.readouterr().err
         assert main(["check", "--diff-base", "HEAD", "--changed"]) == 2

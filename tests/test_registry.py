@@ -233,6 +233,19 @@ class TestResolve:
         assert "did you mean" not in str(caught.value)
 
 
+def test_rules_that_yield_to_each_other(tmp_path: Path) -> None:
+    head = "from bnlint.rule import Phase, Rule, Severity\n"
+    row = (
+        "class {0}(Rule):\n    'A rule.'\n    code, name, severity, phase = '{0}', '{1}', Severity.INFO, Phase.GRAPH\n"
+        "    yields_to = ('{2}',)\n    def check(self, model):\n        return iter(())\n"
+    )
+    (tmp_path / "own.py").write_text(
+        head + row.format("ZZ001", "one-way", "ZZ002") + row.format("ZZ002", "back", "ZZ001")
+    )
+    with pytest.raises(RegistryError, match="`ZZ001` yields to a rule that yields to it"):
+        load_rules([str(tmp_path / "own.py")])
+
+
 def test_an_installed_package_offers_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "some_plugin-1.0.dist-info"
     info.mkdir()

@@ -301,3 +301,10 @@ def test_in_process_discover(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     targets, _ = worker.discover(ROOT / "examples/seed_net.py", isolate=False)
     assert targets == [f"{(ROOT / 'examples/seed_net.py').as_posix()}:Net"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
+def test_a_limit_below_what_torch_takes(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\nnet = nn.Linear(4, 2)\n")
+    (finding,) = worker.check(Job(f"{tmp_path}/net.py:net"), timeout=60, memory_limit=1).findings
+    assert finding.code == "BN906" and "leaves no room" in finding.message and not finding.note

@@ -115,6 +115,8 @@ def check(
     only = concerned(plan, targets) if changed else None
     if diff_base is not None:
         only = concerned(plan, changed_since(diff_base), api.wanted(targets, plan) if targets else ())
+        if not only and not quiet:
+            put(f"nothing to check: the changes since {diff_base} concern no target", sys.stderr)
     report = checked(targets, plan, quiet, known, only, jobs)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, timings, show_suppressed)
     write_outputs(report, reports, look, color)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bnlint.rule import Finding, Pass, Phase, Rule, Severity
+from bnlint.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
 
 
-class DeviceDisagrees(Rule):
+class DeviceDisagrees(Tolerance, Rule):
     """The output on the target device or in the target dtype is not that of the CPU in float32.
 
     Why it matters: some rounding is expected, more is an error that nobody notices: sums of thousands of terms in half
@@ -68,10 +69,6 @@ class DeviceDisagrees(Rule):
     phase = Phase.FORWARD
     passes = frozenset((Pass.REFERENCE,))
 
-    float32: float = 0.005  # relative
-    float16: float = 0.03
-    bfloat16: float = 0.15
-
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Compares the outputs, and names the first layer that departs."""
         from bnlint.signal.describe import label
@@ -81,8 +78,7 @@ class DeviceDisagrees(Rule):
         found = probe.agreement
         if found is None:
             return
-        dtypes = {stats.dtype for stats in probe.stats.values()}
-        limit = max((value for name, value in self._limits().items() if name in dtypes), default=self.float32)
+        limit = self.limit(stats.dtype for stats in probe.stats.values())
         if found.output <= limit:
             return
         nodes = [node for node in graph.nodes if found.errors.get(node.name, 0.0) > limit]
@@ -94,6 +90,3 @@ class DeviceDisagrees(Rule):
             "small differences of large numbers just before it",
             evidence={"output": found.output, "layer": found.errors[nodes[0].name], "limit": limit},
         )
-
-    def _limits(self) -> dict[str | None, float]:
-        return {"float32": self.float32, "float16": self.float16, "bfloat16": self.bfloat16}

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bnlint.rule import Finding, Pass, Phase, Place, Rule, Severity
+from bnlint.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
 
 
-class CompiledDiffers(Rule):
+class CompiledDiffers(Tolerance, Rule):
     """The model under `torch.compile` does not run, or gives something else than without it.
 
     Why it matters: compilers fold, fuse and reorder, and trust what they saw while tracing. A forward that asks whether
@@ -71,10 +72,6 @@ class CompiledDiffers(Rule):
     phase = Phase.FORWARD
     passes = frozenset((Pass.COMPILED,))
 
-    float32: float = 0.005  # relative
-    float16: float = 0.03
-    bfloat16: float = 0.15
-
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Says what the compiled model raised, or how far it is from the eager one."""
         probe = model.probe
@@ -90,8 +87,7 @@ class CompiledDiffers(Rule):
                 severity=Severity.ERROR,
             )
             return
-        dtypes = {stats.dtype for stats in probe.stats.values()}
-        limit = max((value for name, value in self._limits().items() if name in dtypes), default=self.float32)
+        limit = self.limit(stats.dtype for stats in probe.stats.values())
         if found.output <= limit and found.gradient <= 10 * limit:
             return
         what, size = ("output", found.output) if found.output > limit else ("gradient", found.gradient)
@@ -102,6 +98,3 @@ class CompiledDiffers(Rule):
             "if there is none, keep this part out with `torch.compiler.disable` and report it to PyTorch",
             evidence={"output": found.output, "gradient": found.gradient, "limit": limit},
         )
-
-    def _limits(self) -> dict[str | None, float]:
-        return {"float32": self.float32, "float16": self.float16, "bfloat16": self.bfloat16}
