@@ -3,7 +3,8 @@
 Each family of models is checked at three depths in turns: one block, `--depth` blocks and ten times as many. The first
 two give the cost that does not depend on the depth; growth is what lies above it, ten times deeper by once: linear is
 10, the limit is 11. Recording is compared with the same forward pass on the same fake tensors and nothing else, side by
-side. All times are CPU time of this process and the least of the repeats, so that a busy machine changes little.
+side. All times are CPU time of this process. A round checks the two shallow models ten times for once the deep one, so
+that what else the machine does weighs on them alike; figures are medians of the rounds.
 
 `--calls` counts function calls in place of seconds: the same number on every run and every machine. `--meta` checks a
 Llama of 70 billion parameters with `bnlint check --meta` in place of all this.
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, median
 from time import process_time
 from typing import Any
 from unittest import mock
@@ -48,7 +50,7 @@ def main() -> None:
     """Measures, prints the table, and exits with 1 when a ratio is above its limit."""
     parser = argparse.ArgumentParser(description="How the time of a static check grows with the depth of the model.")
     parser.add_argument("--depth", type=int, default=40, help="blocks of the shallower model (default 40)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the fastest counts (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), help="default all")
     parser.add_argument("--stages", action="store_true", help="also the growth of every stage")
     parser.add_argument("--calls", action="store_true", help="count calls in place of seconds")
@@ -69,29 +71,30 @@ def row(name: str, depth: int, repeats: int, stages: bool) -> dict[str, object]:
     make, spec = FAMILIES[name]
     depths = (1, depth, 10 * depth)
     models = {d: make(d) for d in depths}
-    check(models[1], spec)  # imports, caches
-    runs = {d: [] for d in depths}
-    ratios = []
-    for _ in range(repeats):
-        for d in depths:
-            runs[d].append(check(models[d], spec))
-        ratios.append(recording_ratio(models[depth], spec))
-    best = {d: min(total for total, _, _ in runs[d]) for d in depths}
-    growth = grown({d: best[d] for d in depths})
+    ops = check(models[10 * depth], spec)[1]  # imports, caches
+    rounds = [round_of(models, spec) for _ in range(repeats)]
+    recording = median(recording_ratio(models[depth], spec) for _ in range(repeats))
+    growth = median(grown(found["total"]) for found in rounds)
     found: dict[str, object] = {
         "family": name,
-        "ops": runs[10 * depth][0][2],
-        "1 block s": best[1],
-        f"{depth} s": best[depth],
-        f"{10 * depth} s": best[10 * depth],
+        "ops": ops,
+        **{f"{d} block{'s'[: d > 1]} s": median(found["total"][d] for found in rounds) for d in depths},
         "growth": growth,
-        "recording": min(ratios),
-        "verdict": "ok" if growth <= GROWTH and min(ratios) <= RECORDING else "above the limit",
+        "recording": recording,
+        "verdict": "ok" if growth <= GROWTH and recording <= RECORDING else "above the limit",
     }
     if stages:
-        for stage in ("trace", "rules"):
-            least = {d: min(seconds[stage] for _, seconds, _ in runs[d]) for d in depths}
-            found[stage] = grown(least)
+        found |= {stage: median(grown(found[stage]) for found in rounds) for stage in ("trace", "rules")}
+    return found
+
+
+def round_of(models: dict[int, nn.Module], spec: str) -> dict[str, dict[int, float]]:
+    """Mean seconds by stage and depth; the deepest model is checked once and the others ten times."""
+    found: dict[str, dict[int, float]] = {}
+    for depth, model in models.items():
+        times = [check(model, spec)[0] for _ in range(1 if depth == max(models) else 10)]
+        for stage in times[0]:
+            found.setdefault(stage, {})[depth] = fmean(seconds[stage] for seconds in times)
     return found
 
 
@@ -177,12 +180,12 @@ def meta() -> dict[str, object]:
     }
 
 
-def check(model: nn.Module, spec: str) -> tuple[float, dict[str, float], int]:
-    """Seconds of a static check, seconds by stage, and ops."""
+def check(model: nn.Module, spec: str) -> tuple[dict[str, float], int]:
+    """Seconds of a static check, by stage and in all, and ops."""
     gc.collect()
     started = process_time()
     report = audit.audit_module(model, Job("model", inputs=(spec,), static=True))
-    return process_time() - started, report.seconds, report.ops
+    return report.seconds | {"total": process_time() - started}, report.ops
 
 
 def recording_ratio(model: nn.Module, spec: str) -> float:
