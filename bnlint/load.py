@@ -31,14 +31,18 @@ def as_script(target: Target) -> Iterator[None]:
 
 
 def load(target: Target, root: str = "") -> ModuleType:
-    """The target's module, a package's also from `root`; raises BuildError (BN901) when there is none or it fails."""
+    """The target's module; raises BuildError (BN901) when there is none or it fails.
+
+    A package is also looked for in the folder `root`, and in `src` there.
+    """
     if target.path is not None and not target.path.is_file():
         raise _missing_file(target.path)
     try:
         if target.path is not None:
             return _import_file(target.path.resolve())
-        if root:
-            _on_path(Path(root).resolve(), first=False)
+        for folder in (Path(root), Path(root, "src")):
+            if folder.is_dir():
+                _on_path(folder.resolve(), first=False)
         _on_path(Path.cwd(), first=True)
         return importlib.import_module(str(target.module))
     except KeyboardInterrupt:

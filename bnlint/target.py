@@ -44,10 +44,10 @@ def parse(text: str) -> Target:
         if not match["module"].lower().endswith(".py"):
             return _with_attribute(match["module"], match["rest"], module=match["module"])
     if match := _FILE.fullmatch(text):
-        place = match["path"].replace("\\", "/")
+        path = Path(match["path"].replace("\\", "/"))
         if match["rest"] is None:
-            return Target(place, path=Path(place))
-        return _with_attribute(place, match["rest"], path=Path(place))
+            return Target(path.as_posix(), path=path)
+        return _with_attribute(path.as_posix(), match["rest"], path=path)
     if _is_folder(text):
         return Target(Path(text).as_posix(), path=Path(text))
     raise TargetError(

@@ -121,6 +121,14 @@ class TestFiles:
         run("check", "models/net.py:Net", "other/net.py:Net")
         assert [job.seed for job in jobs] == [1, 1]
 
+    def test_a_configuration_that_is_not_read_is_named(self, run: Run) -> None:
+        configure("[tool.bnlint]\nseed = 2\n", "models/pyproject.toml")
+        configure("", "other/net.py")
+        words = ("check", "models/net.py:Net", "other/net.py:Net")
+        assert "models/pyproject.toml" in run(*words)[2]
+        assert [run(*words, *more)[2] for more in (["-q"], ["--isolated"])] == ["", ""]
+        assert "models" not in run(*words, "--config", "models/pyproject.toml")[2]
+
     def test_another_file_or_none(self, run: Run, jobs: list[Job]) -> None:
         configure("seed = 1\n")
         configure("seed = 2\n", "ci/strict.toml")
@@ -159,6 +167,8 @@ class TestTargets:
                 { shape = [] },
                 { shape = [4, 5] },
                 { name = "flag", value = true },
+                { name = "image", shape = [8, 3] },
+                { name = "weight", shape = [8] },
             ]
             loss = "cross_entropy"
             device = "cuda:1"
@@ -178,6 +188,8 @@ class TestTargets:
             "float32[]",
             "4x5",
             "flag=True",
+            "image=8x3",
+            "weight=float32[8]",
         )
         assert (first.loss, first.device, first.batch_size) == ("cross_entropy", "cuda:1", 4)
         assert (second.target, second.loss, second.device, second.input_fn) == (
@@ -304,6 +316,14 @@ class TestMistakes:
             ("seed = 'x'", '`seed` must be a whole number, not "x"'),
             ("seed = true", "`seed` must be a whole number, not true"),
             ("timeout = 0", "above zero"),
+            ("timeout = inf", "above zero"),
+            ("seed = 18446744073709551616", "seed"),
+            ("memory-limit = '9999999999T'", "9999999999T"),
+            ("select = []", "no rule to run"),
+            ("[tool.bnlint]\nseed = 1", "without `tool.bnlint`"),
+            ("ignore = ['BN901']", "cannot be ignored"),
+            ("per-module-ignores = { '**' = ['crashed'] }", "cannot be ignored"),
+            ("rules = { XX101 = { limit = 1 }, own-rule = { depth = 1 } }", "configured twice"),
             ("loss = 'cross_entrpy'", "did you mean `cross_entropy`?"),
             ("memory-limit = 'lots'", "2G"),
             ("select = 'BN1'", "list of strings"),
@@ -330,6 +350,9 @@ class TestMistakes:
             ("targets = ['models/net']", "models/net"),
             ("targets = ['x:Net(os.sep)']", "literal"),
             ("targets = ['x:Net', 'x:Net']", "repeats"),
+            ("targets = ['a.py:Net', './a.py:Net']", "repeats"),
+            ("targets = [{ target = 'x:Net', kwargs = { 'a b' = 1 } }]", "`a b` is not the name"),
+            ("targets = [{ target = 'x:Net', kwargs = { class = 1 } }]", "`class` is not the name"),
             ("targets = [{ target = 'x:Net(1)', args = [2] }]", "arguments already"),
             ("targets = [{ target = 'x.py', args = [2] }]", "names no class"),
             ("targets = [{ target = 'x:Net', kwargs = { a = nan } }]", "kwargs"),
@@ -377,6 +400,10 @@ class TestMistakes:
         code, _, err = run("check", "models/net.py:Net")
         assert (code, "\x1b" in err) == (2, False)
 
+    def test_a_byte_order_mark_is_none(self, run: Run) -> None:
+        Path("bnlint.toml").write_bytes(b"\xef\xbb\xbfseed = 1\r\n")
+        assert run("check", "models/net.py:Net", "--show-settings")[0] == 0
+
     def test_nothing_configured_names_the_file(self, run: Run) -> None:
         configure("seed = 1")
         code, _, err = run("check")
@@ -388,6 +415,13 @@ class TestShow:
         configure('[[targets]]\ntarget = "models/net.py:Net"\ninputs = "8x3"\n[[targets]]\ntarget = "shop:Net"\n')
         assert run("check", "--show-targets") == (0, "models/net.py:Net  (8x3)\nshop:Net\n", "")
         assert jobs == []
+
+    def test_settings_without_targets_are_those_of_any_other(self, run: Run) -> None:
+        configure("seed = 5\n")
+        code, out, _ = run("check", "--show-settings")
+        assert (code, tomllib.loads(out)["seed"], "targets" in out) == (0, 5, False)
+        configure("severity = { XX10l = 'error' }")
+        assert run("check", "--show-settings")[0] == 2
 
     def test_settings_are_toml(self, run: Run, jobs: list[Job]) -> None:
         configure(
@@ -504,6 +538,14 @@ class TestProcess:
         monkeypatch.chdir("models")
         done = self.command("check", "--output-format", "json")
         assert (done.returncode, json.loads(done.stdout)["targets"][0]["input"][0]["shape"]) == (0, [2, 4])
+
+    def test_a_package_is_found_in_src(self) -> None:
+        Path("src/shop").mkdir(parents=True)
+        Path("src/shop/models.py").write_text("from torch import nn\n\n\ndef build():\n    return nn.Linear(4, 3)\n")
+        assert self.command("check", "shop.models:build", "--isolated").returncode == 0
+        configure('[[targets]]\ntarget = "shop.models:build"\n')
+        done = self.command("check", "--config", "bnlint.toml", "--output-format", "json")
+        assert (done.returncode, len(json.loads(done.stdout)["targets"])) == (0, 1)
 
     def test_no_project_means_a_file_of_its_own(self) -> None:
         done = self.command("init-config", "models")

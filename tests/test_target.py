@@ -19,6 +19,12 @@ def test_class_in_a_file():
     assert target.place == "models/net.py"
 
 
+@pytest.mark.parametrize("text", ["./models/net.py:Net(1)", "models//net.py:Net(1)", "models\\net.py:Net(1)"])
+def test_one_file_has_one_text(text):
+    assert parse(text).text == "models/net.py:Net(1)"
+    assert parse("./net.py").text == "net.py"
+
+
 def test_literal_arguments():
     target = parse("net.py:Net(10, num_classes=-3, widths=[16, 32], name='a:b.py:c', pair=(1, None), on={'x': True})")
     assert target.args == (10,)

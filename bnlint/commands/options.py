@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,9 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from bnlint.config import DTYPES, FAMILIES, HALVES, LOSSES, MODES, ConfigError, Plan, find_config, folder_of, parse_size
+from bnlint.config.files import overlooked, shown_path
+from bnlint.report.terminal import put
+from bnlint.report.text import clean
 from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -137,8 +141,11 @@ def planned(
 ) -> Plan:
     """What the targets (or just files), the configuration and the options given, here or as a variable, say."""
     named = map(Path, targets) if files else (parse(text).path for text in targets)
-    start = folder_of(path for path in named if path is not None)
-    return Plan(find_config(start, configs, isolated=isolated), given(ctx))
+    paths = [path for path in named if path is not None]
+    config = find_config(folder_of(paths), configs, isolated=isolated)
+    for file in [] if isolated or ctx.params.get("quiet") else overlooked(paths, config, configs):
+        put(f"`{clean(shown_path(file))}` is not read: one run has one configuration, for all it checks", sys.stderr)
+    return Plan(config, given(ctx))
 
 
 def given(ctx: click.Context) -> dict[str, Any]:

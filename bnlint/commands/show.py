@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bnlint.api import wanted
-from bnlint.config import Check, Plan, choose
+from bnlint.config import Plan, Settings, choose
 from bnlint.config.files import shown_path
 from bnlint.config.keys import KEYS, TARGET_KEYS
 from bnlint.registry import load_rules
@@ -24,17 +24,18 @@ def shown_targets(plan: Plan, targets: Sequence[str]) -> Iterator[str]:
 
 
 def shown_settings(plan: Plan, targets: Sequence[str]) -> Iterator[str]:
-    """The configuration file and, for each target, every setting that has a value, in TOML."""
+    """The configuration file and, for each target or for any other, every setting that has a value, in TOML."""
     file = plan.config.file
     yield f"# configuration: {clean(shown_path(file)) if file else 'none'}"
     fail_on = next(key for key in KEYS if key.name == "fail-on")
     yield f"fail-on = {_toml(plan.config.values.get('fail_on', fail_on.default))}"
-    for row in wanted(targets, plan):
-        yield from ("", "[[targets]]", f"target = {_toml(row.target)}", *map(clean, _settings(row)))
+    rows = wanted(targets, plan)
+    yield from () if rows else map(clean, _settings(plan.default))
+    for row in rows:
+        yield from ("", "[[targets]]", f"target = {_toml(row.target)}", *map(clean, _settings(row.settings)))
 
 
-def _settings(row: Check) -> Iterator[str]:
-    settings = row.settings
+def _settings(settings: Settings) -> Iterator[str]:
     for key in dict.fromkeys((*TARGET_KEYS, *KEYS)):
         value = getattr(settings, key.field, None)
         if key.name not in _NOT_SHOWN and value not in (None, (), {}):

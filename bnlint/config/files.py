@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -65,6 +66,20 @@ def nearest(start: Path) -> Path | None:
     return None
 
 
+def overlooked(paths: Iterable[Path], config: Config, configs: Sequence[str] = ()) -> list[Path]:
+    """The files that are nearest to a part of what is checked, but do not count because they are not above all of it.
+
+    None when `--config` names the file.
+    """
+    if not all(map(_is_assignment, configs)):
+        return []
+    found = set()
+    for folder in {folder_of([path]) for path in paths}:
+        with contextlib.suppress(ConfigError):  # what is not read may be broken
+            found.add(nearest(folder))
+    return sorted(file for file in found if file and file != config.file)
+
+
 def folder_of(paths: Iterable[Path]) -> Path:
     """The innermost folder that holds all the files and folders; the working directory when there are none."""
     folders = [str(real(path) if path.is_dir() else real(path).parent) for path in paths]
@@ -84,6 +99,8 @@ def _table(file: Path) -> Any:
     """The table of a file; None when it is a project's file without one."""
     document = _parsed(file)
     if file.name != "pyproject.toml":
+        if "tool" in document:
+            raise ConfigError(f"{shown_path(file)}: the keys stand there without `tool.bnlint` in front")
         return document
     tool = document.get("tool", {})
     return tool.get("bnlint") if isinstance(tool, dict) else None
@@ -92,7 +109,7 @@ def _table(file: Path) -> Any:
 def _parsed(file: Path) -> dict[str, Any]:
     toml = _toml()
     try:
-        found: dict[str, Any] = toml.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = toml.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration `{shown_path(file)}`: {error.strerror}") from error
     except (toml.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

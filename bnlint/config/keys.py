@@ -72,9 +72,10 @@ def _spec(row: dict[str, Any], where: str) -> str:
     if "shape" not in row:
         raise ConfigError(f"{where} needs `shape`, or `name` and `value`")
     bound = f"<{row['high']}" if "high" in row else ""
-    dtype = row.get("dtype") or ("int64" if bound else None if row["shape"] else "float32")
     sizes = [str(size) for size in row["shape"]]
-    return named + (f"{dtype}[{','.join(sizes)}]" if dtype or named else "x".join(sizes)) + bound
+    number = len(sizes) < (2 if named else 1)  # alone it would be a plain value
+    dtype = row.get("dtype") or ("int64" if bound else "float32" if number else None)
+    return named + (f"{dtype}[{','.join(sizes)}]" if dtype else "x".join(sizes)) + bound
 
 
 def _inputs_schema() -> dict[str, Any]:

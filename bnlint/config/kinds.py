@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,7 +130,7 @@ NUMBER = Kind("a number", {"type": "number"}, _is_number, float)
 POSITIVE = Kind(
     "a number above zero",
     {"type": "number", "exclusiveMinimum": 0},
-    lambda value: _is_number(value) and value > 0,
+    lambda value: _is_number(value) and 0 < value < math.inf,
     float,
 )
 TEXTS = Items(TEXT, 'a list of strings, such as ["…"]')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ class Plan:
             text = place
         else:
             text = f"{place}:{target.text.removeprefix(f'{target.place}:')}"
+        odd = [key for key in row.get("kwargs", {}) if not key.isidentifier() or keyword.iskeyword(key)]
+        if odd:
+            raise ConfigError(f"{where}: `{odd[0]}` is not the name of an argument")
         arguments = [repr(value) for value in row.get("args", ())]
         arguments += [f"{key}={value!r}" for key, value in row.get("kwargs", {}).items()]
         if not arguments:
@@ -103,7 +107,7 @@ class Plan:
             config["python"] = self._from_here(config["python"])
         options = {key: value for key, value in self._options.items() if key in _FIELDS}
         layers = ((self.config.values, self.config.name), (entry, self.config.name), (self._options, ""))
-        selections = tuple(_selection(row, name) for row, name in layers if any(row.get(key) for key in _SELECTORS))
+        selections = tuple(_selection(row, name) for row, name in layers if any(key in row for key in _SELECTORS))
         values = {**config, **{key: value for key, value in entry.items() if key in _FIELDS}, **options}
         if options.keys() & _INPUTS:  # they replace what the configuration says of the input
             values = {key: value for key, value in values.items() if key not in _INPUTS - options.keys()}
@@ -122,7 +126,10 @@ class Plan:
 def _selection(row: Mapping[str, Any], origin: str) -> Selection:
     select = row.get("select")
     return Selection(
-        tuple(select) if select else None, tuple(row.get("extend_select", ())), tuple(row.get("ignore", ())), origin
+        None if select is None else tuple(select),
+        tuple(row.get("extend_select", ())),
+        tuple(row.get("ignore", ())),
+        origin,
     )
 
 

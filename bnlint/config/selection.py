@@ -131,7 +131,8 @@ def _wanted(rules: Rules, layer: Selection, preview: bool) -> Iterator[tuple[str
     groups = (("select", layer.select or (), False), ("extend-select", layer.extend_select, False))
     for key, selectors, ignored in (*groups, ("ignore", layer.ignore, True)):
         for selector in filter(None, ",".join(selectors).replace(" ", "").split(",")):
-            weight, codes = matches(selector, rules, f"{layer.origin}: {key}: " if layer.origin else "")
+            where = f"{layer.origin}: {key}: " if layer.origin else ""
+            weight, codes = (_ignorable if ignored else matches)(selector, rules, where)
             for code in codes:
                 hidden = not ignored and not preview and code in rules and rules[code].state is State.PREVIEW
                 if hidden and weight == _EXACT:
@@ -159,6 +160,14 @@ def matches(selector: str, rules: Rules, where: str = "") -> tuple[int, set[str]
     return len(prefix), found
 
 
+def _ignorable(selector: str, rules: Rules, where: str) -> tuple[int, set[str]]:
+    """What `matches` says of a selector of findings that are not wanted."""
+    weight, codes = matches(selector, rules, where)
+    if weight == _EXACT and codes & ALWAYS:
+        raise ConfigError(f"{where}`{selector}` says that a check did not happen, and cannot be ignored")
+    return weight, codes - ALWAYS
+
+
 def _severities(rules: Rules, levels: Mapping[str, str]) -> dict[str, Severity]:
     """The severity of each code that has one of its own; the more specific selector wins."""
     found: dict[str, tuple[int, Severity]] = {}
@@ -175,11 +184,15 @@ def _severities(rules: Rules, levels: Mapping[str, str]) -> dict[str, Severity]:
 def _options(rules: Rules, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The options by code, each of the type the rule declares."""
     names = {name: code for name, code in codes_by_name(rules).items() if code in rules}
+    seen: set[str] = set()
     for key, table in tables.items():
         code = key.upper() if key.upper() in rules else names.get(key.lower())
         if code is None:
             raise ConfigError(f"rules: unknown rule `{key}`{what_became(key, [*rules, *names])}")
         known = rules[code].options()
+        if code in seen:
+            raise ConfigError(f"rules: {code} is configured twice, by its code and by its name")
+        seen.add(code)
         values = {}
         for name, value in table.items():
             option = name.replace("-", "_")
@@ -201,6 +214,6 @@ def _not_negative(value: Any, default: Any, where: str) -> None:
 def _ignores(rules: Rules, table: Mapping[str, Sequence[str]], key: str, pattern: Any) -> tuple[Ignore, ...]:
     rows = []
     for glob, selectors in table.items():
-        codes = [matches(selector, rules, f"{key}, `{glob}`: ")[1] for selector in selectors]
-        rows.append((glob, pattern(glob), frozenset().union(*codes) - ALWAYS))
+        codes = [_ignorable(selector, rules, f"{key}, `{glob}`: ")[1] for selector in selectors]
+        rows.append((glob, pattern(glob), frozenset().union(*codes)))
     return tuple(rows)

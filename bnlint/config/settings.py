@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 HALVES = ("float16", "bfloat16")
 MODES = ("train", "eval")
 
+_LARGEST = 2**63 - 1  # that torch and the system take as a whole number
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -80,6 +82,10 @@ class Settings:
         _one_of("mode", self.mode, MODES)
         for text in self.inputs:
             checked_spec(text)
+        if abs(self.seed) > _LARGEST:
+            raise ConfigError(f"the seed {self.seed} has more than 64 bits; any smaller number does")
+        if not 0 < self.timeout < math.inf:
+            raise ConfigError(f"the timeout must be a number of seconds above zero, not {self.timeout}")
         if self.meta and self.weights:
             raise ConfigError("--meta makes no values and --weights loads some; leave one of them out")
         if self.python and not self.isolate:
@@ -114,8 +120,8 @@ class Settings:
 def parse_size(text: str) -> int:
     """`2G` or `512M` as bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size <= 0:
+    size = int(min(float(match[1]) * _UNITS[match[2].upper()], _LARGEST + 1)) if match else 0
+    if not 0 < size <= _LARGEST:
         raise ConfigError(f"`{text}` is not a size; write a number with K, M or G, such as 2G or 512M")
     return size
 
