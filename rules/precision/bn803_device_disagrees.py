@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bnlint.rule import Finding, Pass, Phase, Rule, Severity
-from bnlint.tolerance import Tolerance
+from bnlint.signal.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from bnlint.graph.model import AuditedModel
