@@ -26,7 +26,7 @@ class Cut:
     @property
     def straight_through(self) -> bool:
         """True when a detached value is added to another, as straight-through estimators do."""
-        return any(user.meta["kind"] is Kind.ADD for end in self.ends for user in end.users)
+        return any(user.meta["kind"] is Kind.ADD for end in self.ends if _passes(end) for user in end.users)
 
 
 def carries(node: fx.Node) -> bool:
@@ -64,6 +64,10 @@ class Gradients:
     def arrives(self, node: fx.Node) -> bool:
         """True when a gradient gets here, or may."""
         return node in self._alive
+
+    def onward(self, node: fx.Node) -> list[fx.Node]:
+        """The readers of a node that a gradient comes back through, or may."""
+        return [u for u in _readers(node) if u.op == "output" or (self.arrives(u) and _passes(u))]
 
     def ends(self, node: fx.Node) -> set[fx.Node]:
         """The ops at which the gradients of everything computed from the node stop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -152,6 +153,14 @@ def has_normalised_weight(graph: Graph, node: fx.Node) -> bool:
         return hooked or "weight" in (getattr(module, "parametrizations", None) or ())
     operands = node.all_input_nodes
     return graph.kind(node) in WEIGHT_LAYERS and len(operands) > 1 and operands[1].op != "get_attr"
+
+
+def values_per_channel(graph: Graph, norm: Norm) -> int | None:
+    """How many values a batch norm takes each mean from; None where it takes none from the batch."""
+    shape = graph.shape(norm.source)
+    if norm.family is not Family.BATCH or not norm.batch_statistics or len(shape) < 2:
+        return None
+    return math.prod(shape) // max(1, shape[1])
 
 
 def family_of(module: nn.Module) -> Family | None:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from torch import fx
 
 from bnlint.graph.model import Graph
+from bnlint.graph.norms import Norms, values_per_channel
 from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, op_name
 from bnlint.signal.statistics import NodeStats
 
@@ -85,13 +86,16 @@ def gradient_runs(graph: Graph, stats: Mapping[str, NodeStats]) -> list[Run]:
     """What a relative change of each layer's output does to the loss, relative to the last layer of the run.
 
     That is |gradient| times the root mean square of the output. A skip connection, which carries the gradient past the
-    layers it spans, ends a run; so does an output, where gradient comes in from the side.
+    layers it spans, ends a run; so does an output, where gradient comes in from the side, and a batch norm over two
+    values, on the trunk or beside it: what it gives is +1 and -1, and its slope a matter of its eps.
     """
+    signs = {n.node for n in Norms(graph) if values_per_channel(graph, n) == 2}
     rows: list[list[tuple[fx.Node, float]]] = [[]]
     for node, beside in with_sides(graph, trunk(graph, all_outputs=True)):
-        if graph.kind(node) is Kind.ADD and any(graph.kind(n) in WEIGHT_LAYERS for n in beside):
+        skips = graph.kind(node) is Kind.ADD and any(graph.kind(n) in WEIGHT_LAYERS for n in beside)
+        if skips or not signs.isdisjoint((node, *beside)):
             rows.append([])
-        elif graph.kind(node) in WEIGHT_LAYERS and not graph.is_last_layer(node):
+        if graph.kind(node) in WEIGHT_LAYERS and not graph.is_last_layer(node):
             found = stats.get(node.name)
             value = (found.gradient or 0.0) * math.sqrt(found.second_moment or 0.0) if found is not None else 0.0
             if value > 0 and math.isfinite(value):

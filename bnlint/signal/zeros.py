@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from bnlint.graph.draws import draws
+from bnlint.graph.gradients import Gradients
 from bnlint.graph.model import AuditedModel, Graph
 from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument
 from bnlint.signal.describe import label
@@ -82,6 +83,7 @@ class _Search:
     def __init__(self, model: AuditedModel, graph: Graph) -> None:
         assert model.probe is not None
         self.graph, self.stats, self.measured = graph, model.probe.stats, model.probe.parameters
+        self.gradients = Gradients(graph)
         self.parameters = dict(model.module.named_parameters(remove_duplicate=False))
         self.zeros = {name for name, p in self.parameters.items() if not bool(p.detach().any())}
         self.drawn = self._after_draws()
@@ -130,7 +132,7 @@ class _Search:
             if cause is not None:
                 yield cause, node
                 continue
-            fresh = [user for user in node.users if user not in seen]
+            fresh = [user for user in self.gradients.onward(node) if user not in seen]
             seen.update(fresh)
             todo += [(user, node) for user in fresh]
 

@@ -141,11 +141,7 @@ class FewValuesPerChannel(Rule):
 
 def _counts(graph: Graph) -> list[tuple[Norm, int]]:
     """Values per channel of every batch norm that takes its statistics from the batch."""
-    from bnlint.graph.norms import Family, Norms
+    from bnlint.graph.norms import Norms, values_per_channel
 
-    found = []
-    for norm in Norms(graph):
-        shape = graph.shape(norm.source)
-        if norm.family is Family.BATCH and norm.batch_statistics and len(shape) > 1:
-            found.append((norm, math.prod(shape) // max(1, shape[1])))
-    return found
+    found = [(norm, values_per_channel(graph, norm)) for norm in Norms(graph)]
+    return [(norm, count) for norm, count in found if count is not None]

@@ -157,6 +157,41 @@ def test_batch_norm_with_biased_convolutions(gradient):
     assert severities(gradient(model, torch.randn(8, 3, 16, 16))) == {}
 
 
+class Gated(nn.Module):
+    """Squeeze-excite gates with a batch norm on what they pooled."""
+
+    def __init__(self, depth=24, width=16):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
+        self.down = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(depth))
+        self.squeezed = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
+        for layer in self.down:
+            nn.init.normal_(layer.weight, std=0.02)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        for conv, norm, down, squeezed in zip(self.convs, self.norms, self.down, self.squeezed, strict=True):
+            x = norm(conv(x))
+            x = F.relu(x * F.relu(squeezed(down(x.mean((2, 3), keepdim=True)))).sigmoid())
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_norm_over_few_values_has_a_slope_of_its_own(gradient):
+    """Two pooled values lie close together, so that their norm is steep; with more samples it is not."""
+    images = torch.randn(32, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert severities(gradient(Gated(), images)) == {}
+    assert severities(gradient(Gated(), images[:2])) == {}
+
+
+def test_a_norm_over_two_values_passes_on_no_gradient(gradient):
+    """What it gives is +1 and -1, whatever it gets."""
+    model = nn.Sequential(*mlp(6, init=he)[:-1], nn.BatchNorm1d(256), *mlp(6, init=he))
+    assert severities(gradient(model, X[:32])) == {}
+    assert severities(gradient(model, 100 * X[:2])) == {}
+
+
 # -- gradients that are not finite --------------------------------------------------------------------------------------
 
 

@@ -102,3 +102,22 @@ def test_a_gradient_that_underflows(found):
     model = both(lambda m, x: m.side(x * 1e-12) * 1e-36, side=linear())
     (finding,) = found(model, X, select=["BN703"], static=False).values()
     assert finding.evidence == {"parameters": ["side.weight"], "cause": "a gradient too small for its dtype"}
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m.head(m.main(x).tanh() + m.end(y := m.side(x)).reshape_as(y)),
+        lambda m, x: (m.head(m.main(x).tanh() + m.end(y := m.side(x))), y.detach()),
+        lambda m, x: (m.head(m.main(x).tanh() + m.end(y := m.side(x))), y.argmax(1)),
+    ],
+    ids=["shape", "detached", "argmax"],
+)
+def test_only_ways_that_a_gradient_comes_back_count(verdict, forward):
+    model = Fn(forward, main=linear(), side=linear(), end=linear(zero=True), head=linear(16, 4))
+    assert verdict(model) == {"side": "info"}
+
+
+def test_an_op_without_a_slope_is_another_rules_matter(found):
+    model = both(lambda m, x: m.side(x).round(), side=linear())
+    assert list(found(model, X, select=["BN503", "BN703"], static=False)) == [("BN503", "side")]
