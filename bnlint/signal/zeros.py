@@ -11,7 +11,7 @@ from torch import fx
 from bnlint.graph.draws import draws
 from bnlint.graph.gradients import Gradients
 from bnlint.graph.model import AuditedModel, Graph
-from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument
+from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument, op_name
 from bnlint.signal.describe import label
 from bnlint.signal.statistics import NodeStats
 
@@ -46,7 +46,8 @@ def blocked_parameters(model: AuditedModel) -> list[Blocked]:
     probe, graph = model.probe, model.graph
     assert probe is not None and graph is not None
     zero = [name for name, p in probe.parameters.items() if p.zero and p.trainable]
-    names = [name for name in zero if not _is_spare_bias(name, zero, probe.parameters.keys())]
+    moving = {name.rpartition(".")[0] for name, p in probe.parameters.items() if p.gradient and not p.zero}
+    names = [name for name in zero if not _is_spare_bias(name, moving)]
     search = _Search(model, graph)
     groups: dict[tuple[Cause, fx.Node | None], list[str]] = {}
     for name in names:
@@ -56,11 +57,10 @@ def blocked_parameters(model: AuditedModel) -> list[Blocked]:
     return [Blocked(tuple(names), *key, _because(model, *key)) for key, names in groups.items()]
 
 
-def _is_spare_bias(name: str, zero: list[str], names: object) -> bool:
-    """A bias whose weight does get a gradient: something after it takes the mean off."""
+def _is_spare_bias(name: str, moving: set[str]) -> bool:
+    """A bias of a layer whose other parameters do get a gradient: something after it takes the mean off."""
     owner, _, last = name.rpartition(".")
-    weight = f"{owner}.weight".lstrip(".")
-    return last == "bias" and weight not in zero and weight in names  # type: ignore[operator]
+    return last == "bias" and owner in moving
 
 
 def _because(model: AuditedModel, cause: Cause, node: fx.Node | None) -> str:
@@ -158,7 +158,7 @@ class _Search:
         weight = self.graph.weight(node)
         if weight is not None:
             return weight[0] in self.zeros
-        others = [argument(node, 2, "weight")] if self.graph.kind(node) is Kind.NORM else node.all_input_nodes
+        others = [_scale(node)] if self.graph.kind(node) is Kind.NORM else node.all_input_nodes
         return any(self._root(n) in self.zeros for n in others if isinstance(n, fx.Node) and n is not source)
 
     def _root(self, node: fx.Node) -> str | None:
@@ -181,6 +181,11 @@ class _Search:
             if draws(node) or any(n in found for n in node.all_input_nodes):
                 found.add(node)
         return found
+
+
+def _scale(node: fx.Node) -> object:
+    """What a norm given as a function multiplies by."""
+    return argument(node, 3 if op_name(node) in ("batch_norm", "instance_norm") else 2, "weight")
 
 
 def _is_zero(stats: NodeStats) -> bool:

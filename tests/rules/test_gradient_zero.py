@@ -121,3 +121,28 @@ def test_only_ways_that_a_gradient_comes_back_count(verdict, forward):
 def test_an_op_without_a_slope_is_another_rules_matter(found):
     model = both(lambda m, x: m.side(x).round(), side=linear())
     assert list(found(model, X, select=["BN503", "BN703"], static=False)) == [("BN503", "side")]
+
+
+class Affine(nn.Module):
+    """A scale and a shift of everything, as timm's LearnableAffineBlock."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return self.scale * x + self.bias
+
+
+def test_a_shift_that_is_taken_off_again(verdict):
+    model = both(lambda m, x: (y := m.shift(m.side(x)))[:, :1] - y[:, 1:2], side=linear(), shift=Affine())
+    assert verdict(model) == {}
+
+
+def test_a_norm_as_a_function_that_starts_at_zero(found):
+    norm = nn.BatchNorm1d(16)
+    nn.init.zeros_(norm.weight)
+    model = both(lambda m, x: F.batch_norm(m.side(x), None, None, m.norm.weight, m.norm.bias, True), side=linear())
+    model.norm = norm
+    (finding,) = found(model, X, info=True, select=["BN703"], static=False).values()
+    assert finding.evidence["cause"] == "a layer or factor that starts at zero"
