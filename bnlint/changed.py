@@ -15,9 +15,12 @@ from bnlint.target import Target, defines_modules, expand, parse
 
 def changed_since(revision: str) -> list[str]:
     """The files that differ from where this branch left a git revision, new ones among them; raises ConfigError."""
-    commit = _git(f"`{revision}` is no revision", "rev-parse", "--verify", "--quiet", "--end-of-options", revision)
     top = _git("this is no git repository", "rev-parse", "--show-toplevel").strip()
-    found = _git(f"there is no way from `{revision}`", "diff", "--name-only", "-z", "--merge-base", commit.strip())
+    fetch = "; `git fetch --unshallow` brings the history that this clone lacks"
+    help = fetch if _git("", "rev-parse", "--is-shallow-repository").strip() == "true" else ""
+    name = f"`{revision}` is no revision here{help}"
+    commit = _git(name, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+    found = _git(f"there is no way from `{revision}`{help}", "diff", "--name-only", "-z", "--merge-base", commit)
     found += _git("", "ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", top)
     return [os.path.relpath(Path(top, name)) for name in found.split("\0") if name]
 
@@ -29,7 +32,8 @@ def _git(problem: str, *words: str) -> str:
         raise ConfigError(f"--diff-base needs git, which cannot be started: {error.strerror}") from error
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise ConfigError(f"--diff-base: {problem}" + (f" ({said[-1].removeprefix('fatal: ')})" if said else ""))
+        reason = problem or (said[-1].removeprefix("fatal: ") if said else f"git exits with {done.returncode}")
+        raise ConfigError(f"--diff-base: {reason}")
     return done.stdout
 
 

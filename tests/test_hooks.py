@@ -154,8 +154,24 @@ class TestDiffBase:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         monkeypatch.chdir(tmp_path_factory.mktemp("bare"))
-        with pytest.raises(ConfigError, match="--diff-base"):
+        with pytest.raises(ConfigError, match="--diff-base: this is no git repository"):
             changed_since("main")
+
+    @pytest.mark.parametrize("revision", ["main", "origin/main", "FETCH_HEAD", "HEAD~1"])
+    def test_a_clone_without_its_history(self, project: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+        git(project, "clone", "-q", "--depth=1", f"file://{project}", "clone")
+        monkeypatch.chdir(project / "clone")
+        git(Path.cwd(), "fetch", "-q", "--depth=1", "origin", "main")
+        with pytest.raises(ConfigError, match="`git fetch --unshallow`"):
+            changed_since(revision)
+
+    def test_what_would_be_checked(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["check", "--diff-base", "main", "--show-targets"]) == 0
+        assert capsys.readouterr().out == "models/net.py:Net\n"
+        assert main(["check", "--changed", "models/other.py", "--show-targets"]) == 0
+        assert capsys.readouterr().out == "models/other.py:Net\n"
+        assert main(["check", "--changed", "models/other.py", "--show-settings"]) == 0
+        assert "models/net.py" not in capsys.readouterr().out
 
     def test_the_option(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["check", "--diff-base", "HEAD"]) == 0

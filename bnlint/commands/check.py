@@ -104,19 +104,20 @@ def check(
     if changed and diff_base is not None:
         raise click.UsageError("--changed and --diff-base exclude each other")
     plan = planned(ctx, targets, configs, isolated, files=changed)
+    only = concerned(plan, targets) if changed else None
+    if diff_base is not None:
+        only = concerned(plan, changed_since(diff_base), api.wanted(targets, plan) if targets else ())
     if show_settings or show_targets:
-        put("\n".join(shown_settings(plan, targets) if show_settings else shown_targets(plan, targets)), sys.stdout)
+        rows = api.wanted(targets, plan) if only is None else only
+        put("\n".join(shown_settings(plan, rows) if show_settings else shown_targets(rows)), sys.stdout)
         return 0
     output_format = given(ctx).get("output_format") or plan.config.values.get("output_format", output_format)
     output_format = "statistics" if statistics else output_format
     reports = checked_outputs(parse_outputs(outputs) or [Output(output_format, output_file)])
     fail_on = given(ctx).get("fail_on") or plan.config.values.get("fail_on", fail_on)
     known = None if no_baseline or (isolated and not baseline) else in_use(plan.config, baseline)
-    only = concerned(plan, targets) if changed else None
-    if diff_base is not None:
-        only = concerned(plan, changed_since(diff_base), api.wanted(targets, plan) if targets else ())
-        if not only and not quiet:
-            put(f"nothing to check: the changes since {diff_base} concern no target", sys.stderr)
+    if diff_base is not None and not only and not quiet:
+        put(f"nothing to check: the changes since {diff_base} concern no target", sys.stderr)
     report = checked(targets, plan, quiet, known, only, jobs)
     look = Look(colored(color, sys.stdout), width(sys.stdout), quiet, verbose, timings, show_suppressed)
     write_outputs(report, reports, look, color)

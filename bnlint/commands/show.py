@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bnlint.api import wanted
-from bnlint.config import Plan, Settings, choose
+from bnlint.config import Check, Plan, Settings, choose
 from bnlint.config.files import shown_path
 from bnlint.config.keys import KEYS, TARGET_KEYS
 from bnlint.registry import load_rules
@@ -16,20 +15,19 @@ from bnlint.report.text import clean
 _NOT_SHOWN = {"target", "args", "kwargs", "select", "extend-select", "ignore", "targets", "rule-paths"}
 
 
-def shown_targets(plan: Plan, targets: Sequence[str]) -> Iterator[str]:
+def shown_targets(rows: Sequence[Check]) -> Iterator[str]:
     """The targets, one a line, with their inputs; the models of a file without a name are found when it runs."""
-    for row in wanted(targets, plan):
+    for row in rows:
         inputs = " ".join(row.settings.inputs) or row.settings.input_fn or row.settings.batch
         yield clean(row.target + (f"  ({inputs})" if inputs else ""))
 
 
-def shown_settings(plan: Plan, targets: Sequence[str]) -> Iterator[str]:
+def shown_settings(plan: Plan, rows: Sequence[Check]) -> Iterator[str]:
     """The configuration file and, for each target or for any other, every setting that has a value, in TOML."""
     file = plan.config.file
     yield f"# configuration: {clean(shown_path(file)) if file else 'none'}"
     fail_on = next(key for key in KEYS if key.name == "fail-on")
     yield f"fail-on = {_toml(plan.config.values.get('fail_on', fail_on.default))}"
-    rows = wanted(targets, plan)
     yield from () if rows else map(clean, _settings(plan.default))
     for row in rows:
         yield from ("", "[[targets]]", f"target = {_toml(row.target)}", *map(clean, _settings(row.settings)))
