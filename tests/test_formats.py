@@ -103,6 +103,15 @@ def test_the_order_does_not_depend_on_that_of_the_findings(output_format: str) -
     assert render(Report(rows, CASES["findings"].baseline), output_format) == render(CASES["findings"], output_format)
 
 
+@pytest.mark.parametrize("output_format", ["json", "json-lines", "sarif", "gitlab", "junit", "rdjson"])
+def test_documents_survive_any_encoding_of_the_terminal(output_format: str) -> None:
+    row = dataclasses.replace(FOUND, message="größe", module_path="größe.中", location=Location("größe.py", 1))
+    text = render(Report([TargetReport("größe.py:Net", findings=[row])]), output_format)
+    assert text.isascii()
+    if output_format == "junit":
+        assert "größe" in str(ElementTree.fromstring(text)[0].get("name"))
+
+
 class TestSarif:
     def log(self, case: str) -> Any:
         return json.loads(render(CASES[case], "sarif"))

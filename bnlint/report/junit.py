@@ -19,7 +19,8 @@ def render(report: Report, look: Look | None = None) -> str:
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in suites)))
     root.extend(suites)
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+    text = ElementTree.tostring(root, encoding="us-ascii", xml_declaration=False).decode()  # for any console's encoding
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
 
 
 def _suite(target: TargetReport) -> Element:
