@@ -144,7 +144,7 @@ def planned(
     paths = [path for path in named if path is not None]
     config = find_config(folder_of(paths), configs, isolated=isolated)
     for file in [] if isolated or ctx.params.get("quiet") else overlooked(paths, config, configs):
-        put(f"`{clean(shown_path(file))}` is not read: one run has one configuration, that above all it checks, or --config", sys.stderr)
+        put(f"`{clean(shown_path(file))}` is not read, because it is not above everything named here", sys.stderr)
     return Plan(config, given(ctx))
 
 
