@@ -65,6 +65,7 @@ def test_commands(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bnlint.commands.check.changed_since", lambda revision: [])  # there is no repository here
     (tmp_path / "models").mkdir()
     words = [word for word in shlex.split(command)[1:] if word not in ("FILE", "KEY=VALUE")]
     if words[-1] in ("--config", "--baseline", "--output"):
