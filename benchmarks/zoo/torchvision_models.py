@@ -16,8 +16,7 @@ try:
 except RuntimeError:  # its compiled operators do not load beside a CPU-only torch
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    importlib.import_module("torchvision_stub")
-    torchvision = importlib.import_module("torchvision")
+    torchvision = importlib.import_module("torchvision_stub").load()
 
 
 def names() -> list[str]:
