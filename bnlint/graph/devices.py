@@ -63,7 +63,13 @@ def _moves(node: fx.Node) -> bool:
         return _is_floating(node)
     if node.op == "get_attr":
         return bool(node.meta.get("registered"))
-    return op_name(node) in _MOVES or node.kwargs.get("device") is not None
+    return node.kwargs.get("device") is not None or (op_name(node) in _MOVES and not _casts(node))
+
+
+def _casts(node: fx.Node) -> bool:
+    """True for `.to(dtype)`, which stays where it is."""
+    given = (*node.args[1:2], node.kwargs.get("dtype"))
+    return op_name(node) == "to" and isinstance(given[0], torch.dtype)
 
 
 def is_made_without_device(node: fx.Node) -> bool:

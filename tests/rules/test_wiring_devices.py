@@ -55,6 +55,18 @@ def test_plain_tensor(found, function, attributes, path):
     assert paths(found, Fn(function, **attributes), "BN504") == [path]
 
 
+def test_a_cast_is_no_move(found):
+    def anchors(m, x):
+        steps = torch.arange(8).to(x.dtype) / 8
+        return m.fc(x) + torch.stack([steps, m.table]).sum(0).to(x.device)
+
+    assert paths(found, Fn(anchors, table=torch.zeros(8)), "BN504") == []
+    for cast in ({"dtype": torch.float32}, {"dtype": torch.float32, "copy": True}):
+        assert paths(
+            found, Fn(lambda m, x, cast=cast: m.fc(x) + m.table.to(**cast), table=torch.zeros(8)), "BN504"
+        ) == ["table"]
+
+
 @pytest.mark.parametrize(
     "model",
     [
