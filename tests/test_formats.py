@@ -169,6 +169,10 @@ class TestSarif:
             for row in self.log("findings")["runs"][0]["tool"]["driver"]["rules"]
         }
         assert rules == {"BN101": "very-high", "BN105": "medium"}
+        for output_format in ("json", "json-lines"):
+            text = render(CASES["findings"], output_format)
+            rows = json.loads(text)["findings"] if output_format == "json" else map(json.loads, text.splitlines())
+            assert {row["code"]: row["precision"] for row in rows} == rules  # of the rule, whatever the finding's is
 
     def test_a_failure_is_a_notification(self) -> None:
         (invocation,) = self.log("failed")["runs"][0]["invocations"]

@@ -77,7 +77,7 @@ SCHEMA = {
                 "required": [
                     *["target", "code", "name", "severity", "message", "help", "note", "module_path", "modules"],
                     *["file", "line", "column", "end_line", "end_column", "call_file", "call_line", "evidence"],
-                    *["fingerprint", "suppressed", "url"],
+                    *["fingerprint", "suppressed", "url", "precision"],
                 ],
                 "properties": {
                     **{key: {"type": "string"} for key in ["target", "code", "name", "message", "help", "note"]},
@@ -86,6 +86,7 @@ SCHEMA = {
                     **{key: {"type": ["integer", "null"], "minimum": 1} for key in ["line", "column"]},
                     **{key: {"type": ["integer", "null"]} for key in ["end_line", "end_column", "call_line"]},
                     "severity": {"enum": ["error", "warning", "info"]},
+                    "precision": {"enum": ["very-high", "high", "medium", "low"]},
                     "modules": {"type": "array", "items": {"type": "string"}},
                     "evidence": {"type": "object"},
                 },

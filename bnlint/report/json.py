@@ -11,13 +11,15 @@ from typing import Any
 
 import bnlint
 from bnlint.job import Report, TargetReport, sort_findings
+from bnlint.report.place import known_rules, precision
 from bnlint.report.text import Look, counts, relative, rule_url
-from bnlint.rule import Finding, Location
+from bnlint.rule import Finding, Location, Rule
 
 
 def render(report: Report, look: Look | None = None) -> str:
     """The document; lines and columns count from 1, paths start at the working directory."""
     findings = sort_findings([finding for target in report.targets for finding in target.findings])
+    rules = known_rules(report)
     document = {
         "version": 1,
         "tool": {
@@ -27,7 +29,7 @@ def render(report: Report, look: Look | None = None) -> str:
             "python": platform.python_version(),
         },
         "targets": [_target(target) for target in report.targets],
-        "findings": [finding_values(finding) for finding in findings],
+        "findings": [finding_values(finding, rules) for finding in findings],
         "summary": counts(report.findings),
     }
     return json.dumps(plain(document), indent=2, allow_nan=False)
@@ -47,7 +49,7 @@ def _target(target: TargetReport) -> dict[str, Any]:
     }
 
 
-def finding_values(finding: Finding) -> dict[str, Any]:
+def finding_values(finding: Finding, rules: Mapping[str, type[Rule]]) -> dict[str, Any]:
     """A finding in JSON's types."""
     at, call = finding.location, finding.call
     return {
@@ -67,6 +69,7 @@ def finding_values(finding: Finding) -> dict[str, Any]:
         "fingerprint": finding.fingerprint,
         "suppressed": finding.suppressed,
         "url": rule_url(finding.code, finding.name),
+        "precision": precision(finding.code, rules),
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bnlint.job import TargetReport
+from bnlint.job import Report, TargetReport
 from bnlint.report.json import finding_values, plain
+from bnlint.report.place import known_rules
 from bnlint.report.text import clean, wrapped
 
 _HEADERS = ("weight", "shape", "fan in/out", "mean", "std", "scheme", "behind", "wanted", "ratio", "fwd", "bwd")
@@ -68,6 +69,7 @@ SCHEMA: dict[str, Any] = {
 
 def document(report: TargetReport) -> str:
     """The JSON document; `SCHEMA` describes it."""
+    rules = known_rules(Report([report]))
     values = {
         "version": 1,
         "target": report.target,
@@ -77,7 +79,7 @@ def document(report: TargetReport) -> str:
         "notes": report.notes,
         "layers": report.layers,
         "suggestion": report.suggestion,
-        "findings": [finding_values(finding) for finding in report.findings],
+        "findings": [finding_values(finding, rules) for finding in report.findings],
     }
     return json.dumps(plain(values), indent=2, allow_nan=False)
 

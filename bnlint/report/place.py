@@ -1,18 +1,21 @@
-"""What the formats for other programs share: where a finding is shown, what identifies it, and its text."""
+"""What the formats for other programs share: a finding's place, what identifies it, its text, how sure it is."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from bnlint.job import Report, TargetReport, sort_findings
 from bnlint.paths import real
+from bnlint.registry import RegistryError, load_rules
 from bnlint.report.text import Look, clean
-from bnlint.rule import Finding, Location, Severity
+from bnlint.rule import ENGINE_CODES, Finding, Location, Rule, Severity, State
+
+_PRECISION = {Severity.ERROR: "very-high", Severity.WARNING: "high", Severity.INFO: "medium"}
 
 
 def findings(report: Report, look: Look | None = None, *, suppressed: bool = False) -> list[Finding]:
@@ -52,6 +55,22 @@ def sentence(finding: Finding, *, module: bool = True) -> str:
     more = f" and {len(finding.modules) - 1} more" if len(finding.modules) > 1 else ""
     where = f" [{clean(finding.module_path)}{more}]" if module and finding.module_path else ""
     return clean(finding.message) + where
+
+
+def known_rules(report: Report) -> Mapping[str, type[Rule]]:
+    """The rules that the report may speak of."""
+    try:
+        return load_rules(report.rule_paths)
+    except RegistryError:  # the files may have changed since
+        return load_rules()
+
+
+def precision(code: str, rules: Mapping[str, type[Rule]]) -> str:
+    """How often a rule is right, in SARIF's words: an error never guesses, a rule in preview may."""
+    row = rules.get(code) or ENGINE_CODES.get(code)
+    if row is None or (isinstance(row, type) and row.state is State.PREVIEW):
+        return "low"
+    return _PRECISION[row.severity]
 
 
 def fails(finding: Finding) -> bool:

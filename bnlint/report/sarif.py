@@ -9,17 +9,15 @@ from urllib.parse import quote
 
 import bnlint
 from bnlint.job import Report
-from bnlint.registry import RegistryError, load_rules
 from bnlint.report.json import plain
-from bnlint.report.place import findings, identified, path_in, sentence
+from bnlint.report.place import findings, identified, known_rules, path_in, precision, sentence
 from bnlint.report.text import Look, clean
-from bnlint.rule import ENGINE_CODES, Finding, Location, Rule, Severity, State
+from bnlint.rule import ENGINE_CODES, Finding, Location, Rule, Severity
 
 ROOT = "GITHUB_WORKSPACE"
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _PROBLEMS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "recommendation"}
-_PRECISION = {Severity.ERROR: "very-high", Severity.WARNING: "high", Severity.INFO: "medium"}
 _TEXT = 1024  # characters of a description
 _RESULTS = 25_000  # of a run
 
@@ -28,7 +26,7 @@ def render(report: Report, look: Look | None = None) -> str:
     """The log with one run; silenced findings are in it and say so."""
     rows = findings(report, suppressed=True)[:_RESULTS]
     codes = sorted({row.code for row in rows})
-    rules = _rules(report)
+    rules = known_rules(report)
     run: dict[str, Any] = {
         "tool": {
             "driver": {
@@ -42,13 +40,6 @@ def render(report: Report, look: Look | None = None) -> str:
         "results": [_result(row, identity, codes, report) for row, identity in identified(rows)],
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False)
-
-
-def _rules(report: Report) -> Mapping[str, type[Rule]]:
-    try:
-        return load_rules(report.rule_paths)
-    except RegistryError:  # the files may have changed since
-        return load_rules()
 
 
 def _descriptor(code: str, rules: Mapping[str, type[Rule]], rows: list[Finding]) -> dict[str, Any]:
@@ -67,7 +58,7 @@ def _descriptor(code: str, rules: Mapping[str, type[Rule]], rows: list[Finding])
         "defaultConfiguration": {"level": _LEVELS[severity]},
         "properties": {
             "tags": ["pytorch", rule.phase.value if rule else "bnlint"],
-            "precision": "low" if rule and rule.state is State.PREVIEW else _PRECISION[severity],
+            "precision": precision(code, rules),
             "problem.severity": _PROBLEMS[severity],
         },
     }
