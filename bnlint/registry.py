@@ -10,6 +10,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
@@ -121,8 +122,9 @@ def _may_offer_rules(place: str) -> bool:
 
 def _entry_rules(entry: EntryPoint, origin: str) -> list[type[Rule]]:
     try:
-        value = entry.load()
-    except Exception as error:  # a plugin may raise anything while it is imported
+        with _prints_aside():
+            value = entry.load()
+    except (Exception, SystemExit) as error:  # a plugin may raise anything while it is imported
         raise RegistryError(f"{origin} cannot be loaded from `{entry.value}` ({_short(error)})") from error
     if isinstance(value, ModuleType):
         return list(_classes(value))
@@ -156,8 +158,9 @@ def _load_file(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # typing.get_type_hints looks the rule's module up here
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a local rule may raise anything while it is imported
+        with _prints_aside():
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a local rule may raise anything while it is imported
         del sys.modules[name]
         raise RegistryError(f"rule path `{file.as_posix()}` cannot be loaded ({_short(error)})") from error
     return module
@@ -202,6 +205,11 @@ def _incomplete(rule: type[Rule]) -> str | None:
     return None
 
 
-def _short(error: Exception) -> str:
+def _prints_aside() -> AbstractContextManager[object]:
+    """Standard output belongs to the report; what a rule's file prints goes to stderr."""
+    return redirect_stdout(sys.stderr)
+
+
+def _short(error: BaseException) -> str:
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -277,7 +277,7 @@ class TestAction:
     def test_check(self, tmp_path: Path, environment: dict[str, str]) -> None:
         shim(tmp_path / "bin", "python", f'exec "{sys.executable}" "$@"')
         write(tmp_path, {"models/net.py": BAD, "pyproject.toml": CONFIG})
-        told = {"TARGETS": "", "ARGS": "--exit-zero\n--seed 3\n", "SARIF_FILE": "out.sarif"}
+        told = {"TARGETS": "", "ARGS": "--seed 3\n--exit-zero\n", "SARIF_FILE": "out.sarif"}
         told |= {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"), "GITHUB_WORKSPACE": str(tmp_path)}
         done = bash(step("Check"), tmp_path, environment | told)
         assert (done.returncode, done.stderr) == (0, "")

@@ -158,6 +158,7 @@ class TestRulePaths:
             ('    code = "XX101"\n', "", "code"),
             ("from bnlint.rule", "from bnlint.nowhere", "ModuleNotFoundError"),
             ("class Own", "class Own(", "SyntaxError"),
+            ("class Own", "raise SystemExit(3)\n\n\nclass Own", "SystemExit"),
         ],
     )
     def test_an_incomplete_rule(self, tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -166,6 +167,14 @@ class TestRulePaths:
         file.write_text(file.read_text().replace(old, new))
         with pytest.raises(RegistryError, match=words):
             load_rules([str(file)])
+
+    def test_what_a_file_prints_is_not_in_the_report(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = write_rule(tmp_path)
+        file.write_text(file.read_text() + "\nprint('loaded')\n")
+        load_rules([str(file)])
+        assert capsys.readouterr() == ("", "loaded\n")
 
     def test_codes_and_names_are_unique(self, tmp_path: Path) -> None:
         write_rule(tmp_path / "a")
@@ -193,7 +202,7 @@ class TestEntryPoints:
         with_plugin(monkeypatch, {"class": Plugin, "list": [Plugin], "module": module}[form])
         assert load_rules()["XX201"] is Plugin
 
-    @pytest.mark.parametrize("value", [ImportError("no torch_geometric\nmore"), 7, [Plugin, 7], "text"])
+    @pytest.mark.parametrize("value", [ImportError("no torch_geometric\nmore"), SystemExit(3), 7, [Plugin, 7], "text"])
     def test_a_broken_plugin_is_one_sentence_with_the_package(
         self, monkeypatch: pytest.MonkeyPatch, value: object
     ) -> None:
