@@ -18,10 +18,10 @@ def write(path: Path, text: str) -> None:
     """Replaces a file by the text, through a temporary file beside it, so that no reader ever sees half of it."""
     data = text.encode("utf-8", "backslashreplace")
     try:
-        path = real(path)  # what a link points to is replaced, not the link
         if path.exists() and not path.is_file():
-            path.write_bytes(data)  # a pipe or a device
+            path.write_bytes(data)  # a pipe or a device, such as /dev/stdout
             return
+        path = real(path)  # what a link points to is replaced, not the link
         draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             draft.write_bytes(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -294,6 +295,31 @@ class TestOutput:
         assert run("check", "net.py:Net", "--output", "concise:link.txt")[0] == 1
         assert (project / "link.txt").is_symlink()
         assert (project / "out.txt").read_text().startswith("net.py:2")
+
+    @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="this system has no /dev/fd")
+    def test_a_pipe_can_be_written(self, run: Run) -> None:
+        end, start = os.pipe()
+        assert run("check", "net.py:Net", "--output", f"json-lines:/dev/fd/{start}")[0] == 1
+        os.close(start)
+        with os.fdopen(end) as pipe:
+            assert json.loads(pipe.read())["code"] == "XX101"
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "out"),
+        [
+            ("BNLINT_OUTPUT", "json:a.json concise", "net.py:2"),
+            ("BNLINT_INPUT", "8X", ""),
+            ("BNLINT_CONFIG", "output-format=concise", "net.py:2"),
+            ("BNLINT_RULE_PATH", "gone", ""),
+            ("BNLINT_QUIET", "1", "warning"),
+        ],
+    )
+    def test_every_option_has_a_variable_of_its_name(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, out: str
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        code, text, _ = run("check", "net.py:Net")
+        assert (code, text[: len(out)]) == ((1, out) if out else (2, ""))
 
     @pytest.mark.parametrize(
         ("options", "hint"),

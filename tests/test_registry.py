@@ -70,7 +70,7 @@ class _Entry:
         self.dist = type("Dist", (), {"name": package})()
 
     def load(self) -> object:
-        if isinstance(self._loaded, Exception):
+        if isinstance(self._loaded, BaseException):
             raise self._loaded
         return self._loaded
 
@@ -168,9 +168,7 @@ class TestRulePaths:
         with pytest.raises(RegistryError, match=words):
             load_rules([str(file)])
 
-    def test_what_a_file_prints_is_not_in_the_report(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_what_a_file_prints_is_not_in_the_report(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = write_rule(tmp_path)
         file.write_text(file.read_text() + "\nprint('loaded')\n")
         load_rules([str(file)])

@@ -19,7 +19,8 @@ from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _POSITIVE = click.FloatRange(min=0, min_open=True)
-ENVIRONMENT = {"auto_envvar_prefix": "BNLINT"}  # BNLINT_SEED=1 is --seed 1
+_PREFIX = "BNLINT"
+ENVIRONMENT = {"auto_envvar_prefix": _PREFIX}  # BNLINT_SEED=1 is --seed 1
 
 
 class Option(click.Option):
@@ -46,8 +47,10 @@ class Command(click.Command):
 
 
 def option(heading: str, *names: str, **settings: Any) -> Callable[[_Function], _Function]:
-    """`click.option` under a heading."""
-    return click.option(*names, cls=Option, heading=heading, **settings)
+    """`click.option` under a heading, and with the variable of its name: BNLINT_INPUT for `--input`."""
+    word = next(name for name in names if name.startswith("--")).partition("/")[0]
+    variable = f"{_PREFIX}_{word.strip('-').replace('-', '_').upper()}"
+    return click.option(*names, cls=Option, heading=heading, envvar=variable, **settings)
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
