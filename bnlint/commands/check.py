@@ -12,7 +12,7 @@ import click
 from bnlint import api
 from bnlint.baseline import Baseline, in_use
 from bnlint.changed import changed_since, concerned
-from bnlint.commands.options import ENVIRONMENT, Command, checking, given, option, planned
+from bnlint.commands.options import ENVIRONMENT, Command, among, checking, given, option, planned
 from bnlint.commands.outputs import Output, checked_outputs, draw, parse_outputs, plot_file, write_outputs
 from bnlint.commands.show import shown_settings, shown_targets
 from bnlint.config import Check, Plan
@@ -41,7 +41,15 @@ from bnlint.rule import Severity
 @option("Configuration", "--show-settings", is_flag=True, help="Print the settings of each target and stop.")
 @option("Configuration", "--show-targets", is_flag=True, help="Print what would be checked and stop.")
 @option("Output", "--output-format", type=click.Choice(FORMATS), default="full", show_default=True, help="Format.")
-@option("Output", "--output", "outputs", multiple=True, metavar="FORMAT[:FILE]", help="Several reports of one run.")
+@option(
+    "Output",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="FORMAT[:FILE]",
+    shell_complete=among(FORMATS),
+    help="Several reports of one run.",
+)
 @option("Output", "--output-file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report here.")
 @option(
     "Output",

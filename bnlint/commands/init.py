@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from bnlint import api
-from bnlint.commands.options import ENVIRONMENT, Command, option, planned, running
+from bnlint.commands.options import ENVIRONMENT, Command, complete_target, option, planned, running
 from bnlint.job import Report, TargetReport
 from bnlint.report import full
 from bnlint.report.terminal import Progress, put, width
 
 
 @click.command(cls=Command, context_settings=ENVIRONMENT)
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @running
 @option("Output", "--json", "as_json", is_flag=True, help="Print a JSON document; docs/init.md explains its fields.")
 @option("Output", "--suggest", is_flag=True, help="Print a function `init_weights` for `model.apply`.")

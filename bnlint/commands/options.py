@@ -23,6 +23,22 @@ _PREFIX = "BNLINT"
 ENVIRONMENT = {"auto_envvar_prefix": _PREFIX}  # BNLINT_SEED=1 is --seed 1
 
 
+_PLACES = {"FILE": "file", "PATH": "file", "FOLDER": "dir"}  # metavars for which a shell offers what is there
+_Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def _place(kind: str) -> _Complete:
+    return lambda ctx, param, incomplete: [CompletionItem(incomplete, type=kind)]
+
+
+def among(words: Sequence[str]) -> _Complete:
+    """Lets a shell offer those of the words that begin like what is there."""
+    return lambda ctx, param, incomplete: [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+
+complete_target = _place("file")
+
+
 class Option(click.Option):
     """An option that `--help` lists under a heading."""
 
@@ -50,6 +66,9 @@ def option(heading: str, *names: str, **settings: Any) -> Callable[[_Function], 
     """`click.option` under a heading, and with the variable of its name: BNLINT_INPUT for `--input`."""
     word = next(name for name in names if name.startswith("--")).partition("/")[0]
     variable = f"{_PREFIX}_{word.strip('-').replace('-', '_').upper()}"
+    kind = next((kind for start, kind in _PLACES.items() if settings.get("metavar", "").startswith(start)), None)
+    if kind is not None:
+        settings["shell_complete"] = _place(kind)
     return click.option(*names, cls=Option, heading=heading, envvar=variable, **settings)
 
 
@@ -89,11 +108,29 @@ _RUNNING = (
     option("Input", "--input-fn", metavar="FILE:FUNCTION", help="Function that returns a tensor, a tuple or a dict."),
     option("Input", "--batch", metavar="FILE", help="Real data: file.py:loader, or a .pt, .npz or .safetensors file."),
     option("Input", "--batch-size", type=click.IntRange(min=1), help="Samples in the batch when no --input says it."),
-    option("Run", "--loss", metavar="NAME", help=f"Loss for the backward pass: {', '.join(LOSSES)}."),
+    option(
+        "Run",
+        "--loss",
+        metavar="NAME",
+        shell_complete=among(LOSSES),
+        help=f"Loss for the backward pass: {', '.join(LOSSES)}.",
+    ),
     option("Run", "--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
     option("Run", "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, xpu, or auto."),
-    option("Run", "--dtype", metavar="NAME", help=f"Convert the model to one of {', '.join(DTYPES)}."),
-    option("Run", "--autocast", metavar="NAME", help=f"Run the probe under torch.autocast: {' or '.join(HALVES)}."),
+    option(
+        "Run",
+        "--dtype",
+        metavar="NAME",
+        shell_complete=among(DTYPES),
+        help=f"Convert the model to one of {', '.join(DTYPES)}.",
+    ),
+    option(
+        "Run",
+        "--autocast",
+        metavar="NAME",
+        shell_complete=among(HALVES),
+        help=f"Run the probe under torch.autocast: {' or '.join(HALVES)}.",
+    ),
     option("Run", "--compile/--no-compile", help="Run the model under torch.compile too, and compare."),
     option("Run", "--mode", type=click.Choice(MODES), default="train", show_default=True, help="Mode of the model."),
     option("Run", "--weights", metavar="FILE", help="Check the model with these: a state dict, .pt or .safetensors."),
@@ -106,7 +143,7 @@ _RUNNING = (
 )
 _DEBUG = option("Output", "--debug", is_flag=True, help="Show the traceback of an error inside bnlint.")
 _CHECKING = (
-    click.argument("targets", nargs=-1),
+    click.argument("targets", nargs=-1, shell_complete=complete_target),
     *_RUNNING,
     option("Run", "--cache/--no-cache", default=True, help="Answer for unchanged targets from earlier runs (default)."),
     option("Run", "--cache-dir", metavar="FOLDER", help="Where these answers are; default: the user's cache folder."),
