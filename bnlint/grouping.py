@@ -48,10 +48,10 @@ def settled(findings: Sequence[Finding], yields: Mapping[str, Sequence[str]]) ->
 
 
 def _is_one_matter(found: Finding, cause: Finding) -> bool:
-    """True for two findings about the same ops, or modules, that both tell no ratio, or one on the same side of 1."""
+    """True for two findings about the same ops, or modules, unless their ratios are on different sides of 1."""
     one, other = (found.nodes, cause.nodes) if found.nodes and cause.nodes else (found.modules, cause.modules)
     rises = [f.evidence["ratio"] > 1 if "ratio" in f.evidence else None for f in (found, cause)]
-    return bool(set(one) & set(other) - {""}) and rises[0] == rises[1]
+    return bool(set(one) & set(other) - {""}) and (None in rises or rises[0] == rises[1])
 
 
 def _standing_for(cause: Finding, others: Sequence[Finding]) -> Finding:

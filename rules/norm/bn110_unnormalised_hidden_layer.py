@@ -70,6 +70,7 @@ class UnnormalisedHiddenLayer(Rule):
     name = "unnormalised-hidden-layer"
     severity = Severity.INFO
     phase = Phase.GRAPH
+    yields_to = ("BN109", "BN302", "BN303")
 
     min_layers: int = 8
 
