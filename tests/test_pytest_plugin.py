@@ -47,6 +47,8 @@ def test_each_target_is_a_test(tmp_path: Path) -> None:
     code, text = pytest_run(tmp_path, "--bnlint", "-v")
     assert (code, "1 failed, 2 passed" in text, "warning[BN401]" in text, "Traceback" in text) == (1, True, True, False)
     assert "FAILED ::bnlint::nets.py:Bad" in text
+    code, text = pytest_run(tmp_path, "--bnlint", "-k", "Good", "--collect-only", "-q")
+    assert (code, [line for line in text.splitlines() if "nets.py" in line]) == (0, ["::bnlint::nets.py:Good"])
 
 
 @pytest.mark.parametrize(("text", "hint"), [("seeed = 1", "did you mean `seed`"), ("seed = 1", "no targets")])
