@@ -20,6 +20,7 @@ from bnlint.rule import ENGINE_CODES, Finding, Location, Severity
 # C0 and C1 controls, line separators, marks that change the direction of text, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLORS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+RULE_PAGES = "docs/rules"  # a folder of the repository, until there is a public address
 _LISTED = 3
 _SLOWEST = 5
 
@@ -88,7 +89,7 @@ def rule_url(code: str, name: str) -> str | None:
     """Where the page of a rule is; bnlint's own BN9xx share one, and those of plugins are not known."""
     if not code.startswith("BN"):
         return None
-    return f"docs/rules/{'index' if code in ENGINE_CODES else name}.md"
+    return f"{RULE_PAGES}/{'index' if code in ENGINE_CODES else name}.md"
 
 
 def bold(text: str, look: Look, severity: Severity | None = None) -> str:
