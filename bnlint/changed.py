@@ -27,7 +27,9 @@ def changed_since(revision: str) -> list[str]:
 
 def _git(problem: str, *words: str) -> str:
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="surrogateescape", check=False)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+        )
     except OSError as error:
         raise ConfigError(f"--diff-base needs git, which cannot be started: {error.strerror}") from error
     if done.returncode:

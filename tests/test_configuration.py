@@ -514,7 +514,7 @@ class TestProcess:
             "    def forward(self, x):\n        return self.block(x)\n\n\n"
             "class Wide(nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
         )
-        Path("pyproject.toml").write_text("[project]\nname = 'x'\n")
+        Path("pyproject.toml").write_bytes(b"[project]\r\nname = 'x'\r\n")
         dry = self.command("init-config", "--dry-run")
         assert (dry.returncode, Path("pyproject.toml").read_text()) == (0, "[project]\nname = 'x'\n")
         Path(".pre-commit-config.yaml").write_text("repos:\n")
@@ -526,6 +526,7 @@ class TestProcess:
         assert [row["target"] for row in tomllib.loads(text)["tool"]["bnlint"]["targets"]] == ["models/net.py:Net"]
         assert '# target = "models/net.py:Wide"' in text
         assert tomllib.loads(text)["project"] == {"name": "x"}
+        assert Path("pyproject.toml").read_bytes().count(b"\r\n") == text.count("\n")
         again = self.command("init-config")
         assert (again.returncode, "already" in again.stderr, Path("pyproject.toml").read_text()) == (2, True, text)
         checked = self.command("check", "--output-format", "json")

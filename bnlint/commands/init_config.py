@@ -48,8 +48,9 @@ def init_config(places: tuple[str, ...], dry_run: bool) -> int:
     if dry_run:
         put(text.rstrip("\n"), sys.stdout)
         return 0
-    before = project.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if file is project else ""
-    write(file, before + text)
+    before = project.read_bytes().decode() if file is project else ""
+    newline = "\r\n" if "\r\n" in before else "\n"
+    write(file, before.rstrip() + (f"\n\n{text}" if before else text).replace("\n", newline))
     noun = "target" if len(found) == 1 else "targets"
     put(f"wrote {len(found)} {noun} into {file.name}; `bnlint check` checks them", sys.stderr)
     hooks = here / ".pre-commit-config.yaml"
