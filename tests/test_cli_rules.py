@@ -201,8 +201,17 @@ def test_importing_the_package_leaves_torch_alone(project: Path) -> None:
     ],
 )
 def test_shells_complete_words(words: str, offered: str) -> None:
+    assert (offered if "," in offered else f"plain,{offered}") in completions(words)
+
+
+def test_a_family_is_no_rule() -> None:
+    assert "plain,norm" in completions("bnlint check --select norm")
+    assert "plain,norm" not in completions("bnlint rule norm")
+
+
+def completions(words: str) -> list[str]:
     code = "from bnlint.cli import cli; cli(prog_name='bnlint')"
     told = {"_BNLINT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     environment = os.environ | told | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert (offered if "," in offered else f"plain,{offered}") in done.stdout.splitlines()
+    return done.stdout.splitlines()

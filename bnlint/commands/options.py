@@ -77,7 +77,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What a shell offers for a rule: codes, names and families; of a list separated by commas for the last one."""
+    """What a shell offers for a rule: codes, names and, for options, families; of a list separated by commas for the last one."""
     from bnlint.registry import RegistryError, codes_by_name, load_rules
 
     before, comma, word = incomplete.rpartition(",")
@@ -86,7 +86,9 @@ def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) 
         names = codes_by_name(load_rules(told))
     except (RegistryError, ConfigError):
         return []
-    found = {**{code: name for name, code in names.items()}, **names, **dict.fromkeys((*FAMILIES, "ALL"))}
+    found: dict[str, str | None] = {**{code: name for name, code in names.items()}, **names}
+    if isinstance(param, click.Option):
+        found |= dict.fromkeys((*FAMILIES, "ALL"))
     near = sorted(key for key in found if key.lower().startswith(word.lower()))
     return [CompletionItem(f"{before}{comma}{key}", help=found[key]) for key in near]
 
