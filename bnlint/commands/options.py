@@ -77,7 +77,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 def complete_rules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What a shell offers for a rule: codes, names and, for options, families; of a list separated by commas for the last one."""
+    """What a shell offers: codes, names and, for options, families; of a list separated by commas for the last one."""
     from bnlint.registry import RegistryError, codes_by_name, load_rules
 
     before, comma, word = incomplete.rpartition(",")
