@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnlint.rule import Finding, Location, Place, Severity, engine_finding
@@ -30,16 +29,15 @@ def unexplained(audited: AuditedModel, findings: Sequence[Finding], nearest: str
     if failed and not explained:
         fault = graph.error(failed[0])
         assert fault is not None
-        return _failed(fault.kind, fault.message, audited.place(failed[0]), nearest)
+        return _failed(audited, fault.kind, fault.message, audited.place(failed[0]), nearest)
     if error is not None and not explained and not isinstance(error, Unfollowable):
         place = Place("", audited.resolve_call(graph.recording.error_call))
-        found = _failed(type(error).__name__, str(error), place, nearest)
-        found = replace(found, help=_meant(audited.module, str(error)) or found.help)
+        found = _failed(audited, type(error).__name__, str(error), place, nearest)
         return None if _is_explained(audited, place.location, findings) else found
     if raised is not None:
         line = audited.resolve_call(raised.call)
         if not _is_explained(audited, line, findings):
-            return _failed(raised.kind, raised.message, Place("", line), nearest)
+            return _failed(audited, raised.kind, raised.message, Place("", line), nearest)
     return None
 
 
@@ -61,11 +59,26 @@ def _is_explained(audited: AuditedModel, line: Location | None, findings: Sequen
     return line is not None and any((at.file, at.line) == (line.file, line.line) for at in places)
 
 
-def _failed(kind: str, message: str, place: Place, nearest: str) -> Finding:
+def _failed(audited: AuditedModel, kind: str, message: str, place: Place, nearest: str) -> Finding:
     first = message.strip().splitlines()[0] if message.strip() else "no message"
-    help = "run the model by hand with the input named below; if that input is wrong, pass another with --input"
-    help = f"the model takes {nearest}" if nearest else help
+    help = _meant(audited.module, message) or (
+        f"the model takes {nearest}" if nearest else _other_dtype(audited, first)
+    )
+    help = help or "run the model by hand with the input named below; if that input is wrong, pass another with --input"
     return engine_finding("BN903", f"the forward pass raises {kind}: {first}", help=help, place=place)
+
+
+def _other_dtype(audited: AuditedModel, message: str) -> str:
+    """What to do about numbers of another dtype than the weights, where the failure is about dtypes; `""` else."""
+    import torch
+
+    weights = next((p.dtype for p in audited.module.parameters() if p.is_floating_point()), None)
+    given = [tensor.dtype for tensor in audited.inputs.tensors] if audited.inputs is not None else []
+    other = next((d for d in given if d is torch.uint8 or (d.is_floating_point and d is not weights)), None)
+    if weights is None or other is None or not re.search(r"\b(d?type)\b", message):
+        return ""
+    one, two = (str(dtype).removeprefix("torch.") for dtype in (other, weights))
+    return f"the input is {one} and the weights are {two}: convert the input, as `x.to(torch.{two})` does"
 
 
 def _meant(model: nn.Module, message: str) -> str:

@@ -130,6 +130,7 @@ class TestUsage:
             (["check", "net.py:Net", "--loss", "cross_entrpy"], "cross_entropy"),
             (["check", "net.py:Net", "--dtype", "float23"], "float32"),
             (["check", "net.py:Net", "--timeout", "0"], "--timeout"),
+            (["check", "net.py:Net", "--autocast", "--input", "8x3x16x16"], "`--autocast` needs a value"),
             (["check", "net.py:Net", "--batch-size", "0"], "--batch-size"),
             (["check", "net.py:Net", "--memory-limit", "lots"], "2G"),
             (["check", "net.py:Net", "-q", "-v"], "exclude"),

@@ -22,7 +22,7 @@ def function(): return X, Y
 def stream():
     while True: yield {"x": X, "label": Y}
 def make(size): return DataLoader(TensorDataset(X, Y), batch_size=size)
-pair, named, alone, number = (X, Y), {"image": X, "label": Y}, X, 3
+pair, named, alone, number, empty = (X, Y), {"image": X, "label": Y}, X, 3, iter(())
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -82,6 +82,14 @@ def test_first_batch_of_a_file(tmp_path, name, save):
     assert torch.equal(found.tensors[0], X) and torch.equal(target, Y)
 
 
+def _damaged(save, path):
+    """An archive with a byte that is not as it was."""
+    save(path, x=np.zeros(999))
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+
+
 class Marker:
     """A pickle with this inside would run code."""
 
@@ -92,6 +100,7 @@ class Marker:
         ("batch.pt", lambda path: torch.save({"x": Marker()}, path)),
         ("batch.npz", lambda path: np.savez(path, x=np.array([Marker()], dtype=object))),
         ("batch.npz", lambda path: path.write_bytes(b"nothing")),
+        ("batch.npz", lambda path: _damaged(np.savez, path)),
         ("batch.safetensors", lambda path: path.write_bytes(b"nothing")),
         ("batch.pt", lambda path: torch.save({"a": 1}, path)),
         ("batch.pt", lambda path: torch.save({"a": X, "b": X, "c": X}, path)),  # none is forward's
@@ -108,6 +117,17 @@ def test_files_that_are_no_batch(tmp_path, name, make):
 def test_names_that_are_no_batch(file, name):
     with pytest.raises(InputError):
         from_batch(Net(), f"{file}:{name}", None, 0)
+
+
+def test_a_loader_without_a_batch(file):
+    with pytest.raises(InputError, match="gives no batch"):
+        from_batch(Net(), f"{file}:empty", None, 0)
+
+
+def test_other_files_name_no_batch():
+    with pytest.raises(InputError) as raised:
+        from_batch(Net(), "data.csv", None, 0)
+    assert str(raised.value) == "`data.csv` names no batch"
 
 
 def test_targets_of_the_batch_make_the_loss(file):
@@ -133,3 +153,11 @@ def test_a_batch_that_is_not_there_ends_the_check(file):
 
 def test_loader_is_one():
     assert isinstance(next(iter(DataLoader(TensorDataset(X, Y)))), list)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.uint8])
+def test_numbers_of_another_dtype(file, kind):
+    np.savez(file.parent / "d.npz", x=X.numpy().astype(kind))
+    report = audit.run(Job(f"{file}:Net", batch=str(file.parent / "d.npz")), lambda stage: None)
+    (finding,) = (f for f in report.findings if f.code == "BN903")
+    assert np.dtype(kind).name in finding.help and "float32" in finding.help

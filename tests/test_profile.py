@@ -48,6 +48,17 @@ def test_a_healthy_signal_stays_in_the_band():
     assert all(0.05 < row["spread"] < 20 for row in found)
 
 
+def test_pooling_is_no_decay():
+    torch.manual_seed(0)
+    layers = [
+        m for c in (3, 16, 16) for m in (nn.Conv2d(c, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    ]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    images = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    *_, head = bnlint.check(model, images, select=["BN6", "BN7"]).targets[0].profile
+    assert 0.05 < head["spread"] < 20
+
+
 def test_nothing_is_drawn_of_what_was_not_measured():
     assert bnlint.check(dying(), X, static=True).targets[0].profile == []
     assert profile_lines([], 100) == []

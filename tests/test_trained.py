@@ -34,3 +34,9 @@ def test_rules_about_the_start(tmp_path, weights, mode, runs):
     assert report.status == "ok"
     assert ("BN601" in {finding.code for finding in report.findings}) == runs
     assert {row["code"] for row in report.skipped_rules} == (set() if runs else {"BN601", "BN701"})
+
+
+def test_eval_mode_has_no_gap_to_measure(tmp_path):
+    (tmp_path / "net.py").write_text(SOURCE)
+    report = audit.run(Job(f"{tmp_path / 'net.py'}:Net", inputs=("8x64",), mode="eval", select=("BN609",)), print)
+    assert (report.status, report.findings, report.skipped_rules) == ("ok", [], [])

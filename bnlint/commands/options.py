@@ -18,6 +18,7 @@ from bnlint.report.text import clean
 from bnlint.target import parse
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_TYPED = ParameterSource.COMMANDLINE
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 _PREFIX = "BNLINT"
 ENVIRONMENT = {"auto_envvar_prefix": _PREFIX}  # BNLINT_SEED=1 is --seed 1
@@ -45,6 +46,13 @@ class Option(click.Option):
     def __init__(self, *args: Any, heading: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heading = heading
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Refuses another option in the place of a value, which would leave that one's own value to be a target."""
+        names = {name for param in ctx.command.params for name in param.opts}
+        if isinstance(value, str) and value in names and ctx.get_parameter_source(self.name or "") is _TYPED:
+            raise click.BadOptionUsage(self.opts[0], f"`{self.opts[0]}` needs a value, and gets `{value}`", ctx)
+        return super().type_cast_value(ctx, value)
 
 
 class Command(click.Command):

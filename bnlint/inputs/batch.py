@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,12 @@ def _first(model: nn.Module, text: str, user_module: ModuleType | None, seed: in
 
     def batch() -> Any:
         value = found(*target.args, **target.kwargs) if callable(found) and not _is_loader(found) else found
-        return next(iter(value)) if _is_loader(value) else value
+        if not _is_loader(value):
+            return value
+        first = next(iter(value), None)
+        if first is None:
+            raise InputError(f"`{text}` gives no batch", help="look whether its data set is empty, or used up")
+        return first
 
     return called(model, batch, str(target.attribute), seed, _WRITE)
 
@@ -74,9 +80,10 @@ def _read_npz(path: Path) -> dict[str, torch.Tensor]:
     try:
         with numpy.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
-    except (ValueError, OSError, TypeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the batch `{path.as_posix()}` cannot be read: {reason}", help=_SAVE) from None
+    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        damaged = not zipfile.is_zipfile(path)
+        reason = "is damaged or is no npz file" if damaged else f"cannot be read: {str(error).splitlines()[0]}"
+        raise InputError(f"the batch `{path.as_posix()}` {reason}", help=_SAVE) from None
 
 
 def _parted(model: nn.Module, value: Any) -> tuple[Any, Any]:

@@ -39,7 +39,8 @@ def named_object(text: str, user_module: ModuleType | None, what: str, write: st
     try:
         target = parse(text)
     except TargetError as error:
-        raise InputError(str(error).replace("is not a target", f"names no {what}"), help=write) from None
+        words = f"`{text}` names no {what}" if " is not a target: " in str(error) else str(error)
+        raise InputError(words, help=write) from None
     if target.attribute is None:
         raise InputError(f"`{text}` names no {what}", help=write)
     try:
@@ -102,6 +103,8 @@ def called(model: nn.Module, function: Callable[[], Any], name: str, seed: int, 
         torch.manual_seed(seed)
         try:
             value = function()
+        except InputError:
+            raise
         except (Exception, SystemExit) as error:
             note, location = users_traceback(error)
             raise InputError(f"`{name}` raises {said(error)}", note=note, place=Place("", location)) from error

@@ -39,9 +39,19 @@ def find_device(text: str) -> torch.device:
         device = torch.device(text)
     except RuntimeError:
         device = None
-    if device is None or device.type not in available:
-        raise ProbeError(f"device `{text}` is not available here; available: {', '.join(available)}")
+    if device is None or device.type not in available or (device.index or 0) >= _count(device.type):
+        raise ProbeError(f"device `{text}` is not available here; available: {', '.join(map(_listed, available))}")
     return device
+
+
+def _count(kind: str) -> int:
+    return int(getattr(torch, kind).device_count())
+
+
+def _listed(kind: str) -> str:
+    """The name of a device, with its numbers where there are several."""
+    count = _count(kind)
+    return ", ".join(f"{kind}:{i}" for i in range(count)) if count > 1 else kind
 
 
 def _available() -> list[str]:

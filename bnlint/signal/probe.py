@@ -111,8 +111,9 @@ class _Probe:
                 self._move()
                 if Pass.REFERENCE in passes:  # before a pass in train mode moves the running statistics
                     further.make(Pass.REFERENCE, lambda: further.beside(reference))
-                if not self.model.training:
+                if Pass.WARMED_EVAL in passes and not self.model.training:  # there is one mode, and no gap
                     passes -= {Pass.WARMED_EVAL}
+                    self.found.passes.add(Pass.WARMED_EVAL)
                 torch.manual_seed(self.seed)
                 with quiet_dropout(self.model), warming_up(self.model, Pass.WARMED_EVAL in passes):
                     output = self._run(watch, backward)

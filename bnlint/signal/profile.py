@@ -8,7 +8,7 @@ from typing import Any
 from bnlint.graph.model import AuditedModel
 from bnlint.graph.ops import WEIGHT_LAYERS, Kind
 from bnlint.signal.describe import label
-from bnlint.signal.trunk import trunk
+from bnlint.signal.trunk import RESAMPLING, RESETS, trunk
 
 _KINDS = {**dict.fromkeys(WEIGHT_LAYERS, "layer"), Kind.NORM: "norm", Kind.ADD: "skip"}
 
@@ -16,18 +16,26 @@ _KINDS = {**dict.fromkeys(WEIGHT_LAYERS, "layer"), Kind.NORM: "norm", Kind.ADD: 
 def profile(model: AuditedModel) -> list[dict[str, Any]]:
     """A row for every layer, norm and skip: spread over that of the first layer, gradient over the last hidden one's.
 
-    The output layer has no gradient here: its norm says more about the loss than about the depth.
+    What pools take off the spread is given back until the next norm: samples that were averaged look alike in any
+    network. The output layer has no gradient here: its norm says more about the loss than about the depth.
     """
     graph, probe = model.graph, model.probe
     assert graph is not None and probe is not None
     rows: list[dict[str, Any]] = []
+    before, pooled = None, 1.0
     for node in trunk(graph):
         kind, found = _KINDS.get(graph.kind(node)), probe.stats.get(node.name)
-        if kind is None or found is None or found.spread is None:
+        if found is None or found.spread is None:
             continue
-        if kind != "skip" or graph.residual_branch(node) is not None:
+        if graph.kind(node) in RESAMPLING and before and found.spread:
+            pooled *= found.spread / before
+        elif graph.kind(node) in RESETS:
+            pooled = 1.0
+        before = found.spread
+        if kind is not None and (kind != "skip" or graph.residual_branch(node) is not None):
             gradient = None if graph.is_last_layer(node) else found.gradient
-            rows.append({"name": label(model, node), "kind": kind, "spread": found.spread, "gradient": gradient})
+            spread = found.spread / pooled
+            rows.append({"name": label(model, node), "kind": kind, "spread": spread, "gradient": gradient})
     first = _first([row["spread"] for row in rows if row["kind"] == "layer"])
     last = _first([row["gradient"] for row in reversed(rows) if row["kind"] != "norm"])
     return [{**row, "spread": _over(row["spread"], first), "gradient": _over(row["gradient"], last)} for row in rows]

@@ -59,9 +59,10 @@ class CompiledDiffers(Tolerance, Rule):
 
     Only with `--compile`. Both run forward and backward on the same batch, with the same random numbers and without
     dropout. Compared are the outputs, whose limits are those of BN803, and the gradients of all parameters, whose
-    limits are ten times as wide; a model that draws random numbers by itself is only run. An error where the compiled
-    model raises and the eager one does not. The finding names the innermost module that shows it by itself. Where no
-    compiler works, the report says so.
+    limits are ten times as wide; a model that draws random numbers by itself is only run. Nor is anything said where
+    the eager model departs from itself as far when its inputs are rounded differently: a deep stack of batch norms has
+    4 % in its gradients for that. An error where the compiled model raises and the eager one does not. The finding
+    names the innermost module that shows it by itself. Where no compiler works, the report says so.
 
     References: PyTorch documentation, torch.compile Troubleshooting.
     """
