@@ -69,6 +69,7 @@ _MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves ou
     "granitemoehybrid": {"mamba_n_heads": 4, "mamba_d_head": 32},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "superglue": {"hidden_size": 256, "keypoint_encoder_sizes": [32, 64]},
 }
 
 
