@@ -362,6 +362,7 @@ class TestMistakes:
             ("targets = [{ target = 'x:Net', inputs = [{ shape = [1], dtype = 'float23' }] }]", "float32"),
             ("targets = [{ target = 'x:Net', inputs = [{ dtype = 'bool' }] }]", "needs `shape`"),
             ("targets = [{ target = 'x:Net', inputs = [{ value = 1 }] }]", "needs a `name`"),
+            ("targets = [{ target = 'x:Net', inputs = [{ name = 'a', value = [1] }] }]", "a string, number or boolean"),
             ("targets = [{ target = 'x:Net', inputs = '2x3', input-fn = 'f' }]", "one is enough"),
             ("seed = \n", "not valid TOML"),
         ],

@@ -33,17 +33,22 @@ def _is_literal(value: Any) -> bool:
         return all(map(_is_literal, value))
     if isinstance(value, dict):
         return all(map(_is_literal, value.values()))
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
     return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 LITERAL = Kind("a string, number, boolean, list or table of these", {}, _is_literal)
+SCALAR = Kind("a string, number or boolean", {"type": ["string", "number", "boolean"]}, _is_scalar)
 SHAPE = Items(POSITIVE_WHOLE, "a list of whole numbers, such as [8, 3, 32, 32]")
 INPUT_KEYS = (
     Key("name", TEXT, "The argument of `forward`; without it the inputs go in by position."),
     Key("shape", SHAPE, "The shape of a tensor; `[]` is a scalar."),
     Key("dtype", Choice(INPUT_DTYPES), "Of the tensor; without it the model's, or int64 with `high`."),
     Key("high", POSITIVE_WHOLE, "Integers are drawn from 0 up to, and without, this."),
-    Key("value", LITERAL, "A plain value, such as `true`, in place of a tensor."),
+    Key("value", SCALAR, "A plain value, such as `true`, in place of a tensor."),
 )
 
 
