@@ -26,6 +26,7 @@ LOSSES = (  # functions of torch.nn.functional
     "soft_margin_loss",
 )
 LOSS_ALIASES = {
+    "ce": "cross_entropy",
     "bce": "binary_cross_entropy",
     "bce_with_logits": "binary_cross_entropy_with_logits",
     "nll": "nll_loss",
