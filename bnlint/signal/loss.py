@@ -16,6 +16,7 @@ _CLASSES = frozenset(("cross_entropy", "nll_loss"))
 _PROBABILITIES = frozenset(("binary_cross_entropy", "binary_cross_entropy_with_logits", "soft_margin_loss"))
 _NUMBERS = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"))
 _ALIASES = {
+    "ce": "cross_entropy",
     "bce_with_logits": "binary_cross_entropy_with_logits",
     "bce": "binary_cross_entropy",
     "mse": "mse_loss",
