@@ -755,6 +755,149 @@ def compiled() -> nn.Module:
     return torch.compile(nn.Sequential(nn.Linear(12, 3)))  # type: ignore[return-value]
 
 
+@expect(x=(8, 4, 32, 32))
+class ColourAndDepth(nn.Module):
+    """The depth is the fourth channel, sliced off: of three there is nothing left for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour, self.depth, self.head = conv(3, 8), conv(1, 8), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat((self.colour(x[:, :3]), self.depth(x[:, 3:])), 1))
+
+
+@expect(x=(8, 4, 32, 32))
+class ColourAndDepthSplit(ColourAndDepth):
+    def forward(self, x: Tensor) -> Tensor:
+        colour, depth = torch.split(x, [3, 1], dim=1)
+        return self.head(torch.cat((self.colour(colour), self.depth(depth)), 1))
+
+
+@expect(ids=(8, 16))
+class Segments(nn.Module):
+    """The table of segments has two rows, and all tokens are in the first: that bounds no length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.segments, self.head = nn.Embedding(90, 8), nn.Embedding(2, 8), nn.Linear(8, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head((self.tokens(ids) + self.segments(torch.zeros_like(ids))).mean(1))
+
+
+@expect(**{"maps[0]": (8, 4, 32, 32), "maps[1]": (8, 6, 32, 32), "maps[2]": (8, 8, 32, 32)})
+class Pyramid(nn.Module):
+    """As many maps as there are layers to take them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(size, 4, 1) for size in (4, 6, 8))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return [layer(x) for layer, x in zip(self.lateral, maps, strict=False)]
+
+
+@expect(**{"inputs.colour": (8, 3, 32, 32), "inputs.heat": (8, 1, 32, 32)})
+class NamedStems(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stems = nn.ModuleDict({"colour": nn.Conv2d(3, 4, 3), "heat": nn.Conv2d(1, 4, 3)})
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return sum(self.stems[name](x) for name, x in inputs.items())
+
+
+@expect(ids=(8, 16), mask=(8, 16))
+class KeysOfKeywords(nn.Module):
+    """The keys are read in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(50, 8), nn.Linear(8, 2)
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        return self.head((self.table(batch["ids"]) * batch["mask"][..., None]).mean(1))
+
+
+@expect(xs_0=(8, 4), xs_1=(8, 5), xs_2=(8, 6))
+class Branches(nn.Module):
+    """Runs without any input too, but then does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(size, 8) for size in (4, 5, 6))
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return sum(layer(x) for layer, x in zip(self.layers, xs, strict=False))
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        ctx.alpha = alpha
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return -ctx.alpha * gradient, None
+
+
+@expect(x=(8, 12), alpha=())
+class Adversarial(nn.Module):
+    """The number is only used in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.domain = nn.Linear(12, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, alpha: Tensor) -> Tensor:
+        return self.domain(Reversed.apply(self.fc(x), alpha))
+
+
+class Labelled(Tensor):
+    @staticmethod
+    def __new__(cls, x: Tensor) -> Tensor:
+        return Tensor._make_subclass(cls, x)
+
+
+@expect(x=(8, 12))
+class OwnTensors(nn.Module):
+    """Fake tensors refuse to become of another class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Labelled(self.fc(x)).as_subclass(Tensor)
+
+
+@expect(feats=(8, 80, 80), lengths=(8,))
+class Subsampled(nn.Module):
+    """Spectrograms whose one channel is added in forward: the layer after the flatten tells their height."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU())
+        self.project = nn.Linear(8 * 19, 12)
+
+    def forward(self, feats: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.convs(feats[:, None]).transpose(1, 2)
+        return self.project(x.flatten(2)), lengths // 4
+
+
+@expect(waveform=(8, 1024))
+class WaveWithoutChannel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv1d(1, 16, 80, 16), nn.Conv1d(16, 32, 3), nn.Linear(32, 35)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        x = F.max_pool1d(F.relu(self.first(waveform.unsqueeze(1))), 4)
+        return self.fc(F.max_pool1d(F.relu(self.second(x)), 4).mean(-1))
+
+
 @expect()
 def without_inputs() -> nn.Module:
     class Constant(nn.Module):

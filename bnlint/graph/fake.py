@@ -155,6 +155,11 @@ def cannot_follow(error: Exception) -> bool:
     return isinstance(error, (*_CANNOT_FAKE, NotImplementedError)) or any(words in text for words in _SAYINGS)
 
 
+def blames_fakes(error: Exception) -> bool:
+    """True for an exception outside of any op that real tensors would hardly raise."""
+    return not isinstance(error, AttributeError) and any(words in str(error) for words in _OF_FAKES)
+
+
 def meets_a_fake(error: BaseException) -> bool:
     """True for an exception of a run on real tensors that comes from a fake one, left behind where nobody looked."""
     trace = error.__traceback__

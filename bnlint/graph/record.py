@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from bnlint.graph.caches import without_fakes
-from bnlint.graph.fake import FakeMode, Unfollowable, fake_state, quiet_failures, to_fake
+from bnlint.graph.fake import FakeMode, Unfollowable, blames_fakes, fake_state, quiet_failures, reason, to_fake
 from bnlint.graph.frames import raised_at, stop_at
 from bnlint.graph.memory import out_of_memory
 from bnlint.graph.nest import map_tensors, tensors
@@ -69,6 +69,8 @@ def record(
         except (Exception, SystemExit) as error:
             if out_of_memory(error):
                 raise
+            if fake and not partial and isinstance(error, Exception) and blames_fakes(error):
+                raise Unfollowable(reason(error), raised_at(error)) from error
             recording.error, recording.error_call = error, raised_at(error)
     return recording
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from torch import fx
 
-from bnlint.graph.ops import Kind, op_name
+from bnlint.graph.ops import Kind, argument, op_name
 from bnlint.inputs.outcome import Outcome
 from bnlint.inputs.wants import Want, want
+
+Asked = tuple[int, int, int]  # which operand, its axis, the length that this should have
 
 _TOO_SMALL = re.compile(
     r"(?i)output size is too small|kernel size can't be greater|smaller than kernel|padding size should be less than"
@@ -60,3 +63,27 @@ def sizes_asked(node: fx.Node) -> list[int]:
         sizes = tuple(sizes[0])
     named = op_name(node) in ("view", "reshape")
     return [s for s in sizes if isinstance(s, int)] if named and all(isinstance(s, int) for s in sizes) else []
+
+
+def pieces_asked(node: fx.Node) -> list[Asked]:
+    """The length of the axis that a `split` cuts into pieces of given sizes."""
+    sizes, dim = argument(node, 1, "split_size", 1), argument(node, 2, "dim", 0)
+    whole = isinstance(sizes, (list, tuple)) and all(isinstance(size, int) for size in sizes)
+    return [(0, dim, sum(sizes))] if whole and isinstance(dim, int) else []
+
+
+def products_asked(outcome: Outcome, node: fx.Node) -> Iterator[Asked]:
+    """The axes that a matrix product or einsum sums over, which must be equally long."""
+    inputs = node.all_input_nodes
+    shapes = [outcome.graph.shape(n) for n in inputs]
+    if op_name(node) != "einsum":
+        if len(inputs) >= 2:
+            yield len(inputs) - 1, -2, size_at(shapes[-2], -1)
+            yield len(inputs) - 2, -1, size_at(shapes[-1], -2)
+        return
+    equation = str(node.args[0]).replace(" ", "").partition("->")[0]
+    terms = [dict(zip(term, shape, strict=False)) for term, shape in zip(equation.split(","), shapes, strict=False)]
+    for at, term in enumerate(terms):
+        for axis, (letter, size) in enumerate(term.items()):
+            for other in {t[letter] for t in terms if t.get(letter, size) != size}:
+                yield at, axis, other

@@ -33,6 +33,7 @@ _WORDS: dict[str, frozenset[str]] = {
         "video": "video videos clip clips frames",
         "signal": "audio wave waveform wav speech sound",
         "points": "xyz",
+        "number": "alpha lamb lambd lambda temperature temp tau",
         "table": "table tabular vector features feats state action obs observation noise z latent num numer numeric "
         "numerical cont continuous dense",
     }.items()
@@ -88,7 +89,7 @@ class Guesser:
 
     def _names(self) -> list[list[str]]:
         """What to call the tensors: the required parameters, or as many as a list of layers is long."""
-        if self.required:
+        if self.required or self.keys:
             return [[*self.required, *self.keys]]
         starred = next((p.name for p in self.parameters.values() if p.kind is Parameter.VAR_POSITIONAL), None)
         if starred:
@@ -161,8 +162,8 @@ class Guesser:
             return Guess((2, 2 * batch), "int64", batch, batch=None)
         if kind == "length":
             return Guess((batch,), "int64", fill=float(LENGTH))
-        if kind == "time":
-            return Guess((batch,), fill=0.5)
+        if kind in ("time", "number"):
+            return Guess((batch,), fill=0.5) if kind == "time" else Guess((), fill=0.5, batch=None)
         if kind == "label":
             return Guess((batch,), "int64")
         if kind == "image":

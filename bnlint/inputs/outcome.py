@@ -19,6 +19,7 @@ from bnlint.inputs.guess import Candidate, Path
 from bnlint.inputs.wants import batch_first
 
 NORMS_ON_MAPS = ("BatchNorm", "InstanceNorm", "GroupNorm", "SyncBatchNorm")
+_FILLED = ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 ENOUGH = 4  # the smallest feature map that is worth looking at
 
 
@@ -59,7 +60,8 @@ class Outcome:
         }
         shapes = [self.graph.shape(n) for node in self.graph.nodes if node.op == "output" for n in node.all_input_nodes]
         kept = (self.batch in shape[:2] or (shape[:1] and shape[0] in tokens) for shape in shapes)
-        return not any(shapes) or any(kept)
+        idle = bool(self.parameters) and not self.graph.op_count  # a loop over no inputs at all
+        return (not any(shapes) and not idle) or any(kept)
 
     @cached_property
     def _sides(self) -> list[int]:
@@ -119,7 +121,7 @@ class Outcome:
             packed = isinstance(module, nn.RNNBase) and any(not _is_floating(n) for n in inputs)
             return len(shape) == 2 and not packed
         if isinstance(module, nn.Embedding):
-            return not from_input(inputs[0]) and bool(shape) and shape[-1] > module.num_embeddings
+            return not (from_input(inputs[0]) or _filled(inputs[0])) and shape[-1:] > (module.num_embeddings,)
         return False
 
     @cached_property
@@ -154,6 +156,13 @@ def from_input(node: fx.Node) -> bool:
             seen.add(here)
             todo += here.all_input_nodes
     return False
+
+
+def _filled(node: fx.Node) -> bool:
+    """True for ids that are all the same, such as segment zero, as opposed to positions."""
+    return op_name(node) in _FILLED or (
+        node.meta["kind"] in (Kind.SAME, Kind.EXPAND, Kind.RESHAPE) and all(map(_filled, node.all_input_nodes[:1]))
+    )
 
 
 def _is_floating(node: fx.Node) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from torch import fx, nn
 
 from bnlint.graph.axes import Atom, Role, size_of
-from bnlint.graph.ops import Kind, op_name
-from bnlint.inputs.faults import cat_dim, size_at, sizes_asked, too_small, wanted_by
+from bnlint.graph.ops import Kind
+from bnlint.inputs.faults import cat_dim, pieces_asked, products_asked, size_at, sizes_asked, too_small, wanted_by
 from bnlint.inputs.gaps import Gap, grows, observed
 from bnlint.inputs.guess import LENGTH, Candidate, Guess, Path
 from bnlint.inputs.guesser import Guesser
@@ -86,8 +86,10 @@ class Repairs:
             yield from self._of_layer(outcome, node, inputs[at], wanted)
         elif kind is Kind.RESHAPE:
             yield from self._of_view(outcome, node)
-        elif kind is Kind.MATMUL:
-            yield from self._of_product(outcome, node)
+        elif kind in (Kind.MATMUL, Kind.SPLIT):
+            asked = products_asked(outcome, node) if kind is Kind.MATMUL else pieces_asked(node)
+            for position, axis, size in asked:
+                yield from self._of_axis(outcome, node, position, axis, size)
         elif len(inputs) >= 2:
             skip = cat_dim(node, len(graph.shape(inputs[0]))) if kind is Kind.CAT else None
             yield from self._of_mismatch(outcome, node, skip)
@@ -115,6 +117,7 @@ class Repairs:
         if wanted.is_ids:
             yield from self._of_ids(outcome, wanted, paths)
             return
+        yield from self._without_channel(outcome, operand, wanted, paths)
         for path in paths:
             guess = outcome.candidate.guesses[path]
             if guess.whole or guess.dtype == "bool":
@@ -144,6 +147,14 @@ class Repairs:
             for path, guess in candidate.guesses.items():
                 if guess.free and guess.ladder == "sequence" and wanted.ids:
                     yield candidate.having(path, guess.with_size(guess.free[0], wanted.ids))
+
+    def _without_channel(self, outcome: Outcome, operand: fx.Node, wanted: Want, paths: list[Path]) -> Proposals:
+        """Maps for a convolution whose one channel the model adds itself."""
+        axes = outcome.graph.axes(operand)
+        if (wanted.axis, wanted.size) == (1, 1) and len(axes) > 2 and axes[1] == () and from_input(operand):
+            shape = (self.batch, *guesses_for(wanted, self.batch)[0].shape[2:])
+            maps = Guess(shape, free=tuple(range(1, len(shape))), ladder=wanted.ladder, why=wanted.why)
+            yield from (outcome.candidate.having(path, maps) for path in paths)
 
     def _of_rank(self, outcome: Outcome, operand: fx.Node, wanted: Want, paths: list[Path]) -> Iterator[Candidate]:
         """Other numbers of axes for the inputs that reach the layer."""
@@ -175,7 +186,7 @@ class Repairs:
             yield from self._of_features(outcome, node, position, axis, size)
             fixed = math.prod(atom.size for atom in atoms if not grows(outcome, atom))
             ladder, (length, sides) = outcome.candidate.ladder, observed(outcome, operand, axis)
-            if ladder and size % fixed == 0 and (sides or not atoms):
+            if ladder and fixed and size % fixed == 0 and (sides or not atoms):
                 spatial = node.meta["kind"] is Kind.LINEAR and fixed == len(sides) == len(atoms) == 1
                 yield Gap(node.name, position, axis, size, length, sides if fixed > 1 else (), ladder, spatial)
 
@@ -247,22 +258,6 @@ class Repairs:
                 rank = len(outcome.candidate.guesses[path].shape) - len(shape)
                 for other in {len(s) for s in shapes} - {len(shape)}:
                     yield from of_rank(outcome.candidate, path, rank + other, self.guesser)
-
-    def _of_product(self, outcome: Outcome, node: fx.Node) -> Proposals:
-        """A matrix product or einsum: the axes that are summed over must be equally long."""
-        inputs = node.all_input_nodes
-        shapes = [outcome.graph.shape(n) for n in inputs]
-        if op_name(node) != "einsum":
-            if len(inputs) >= 2:
-                yield from self._of_axis(outcome, node, len(inputs) - 1, -2, size_at(shapes[-2], -1))
-                yield from self._of_axis(outcome, node, len(inputs) - 2, -1, size_at(shapes[-1], -2))
-            return
-        equation = str(node.args[0]).replace(" ", "").partition("->")[0]
-        terms = [dict(zip(term, shape, strict=False)) for term, shape in zip(equation.split(","), shapes, strict=False)]
-        for at, term in enumerate(terms):
-            for axis, (letter, size) in enumerate(term.items()):
-                for other in {t[letter] for t in terms if t.get(letter, size) != size}:
-                    yield from self._of_axis(outcome, node, at, axis, other)
 
     def _of_view(self, outcome: Outcome, node: fx.Node) -> Proposals:
         """A view that the number of values does not allow, or that took values from the batch."""
