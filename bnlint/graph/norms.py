@@ -163,6 +163,21 @@ def values_per_channel(graph: Graph, norm: Norm) -> int | None:
     return math.prod(shape) // max(1, shape[1])
 
 
+def values_per_mean(graph: Graph, norm: Norm) -> int | None:
+    """How many values an instance, group or layer norm takes one mean over; None for norms that subtract none."""
+    shape = graph.shape(norm.source)
+    if len(shape) < 2 or 0 in shape:
+        return None
+    if norm.family is Family.INSTANCE and norm.batch_statistics:
+        unbatched = norm.module is not None and "1d" in type(norm.module).__name__ and len(shape) == 2
+        return shape[1] if unbatched else math.prod(shape[2:])
+    if norm.family is Family.GROUP and norm.groups:
+        return shape[1] // norm.groups * math.prod(shape[2:])
+    if norm.family is Family.LAYER and norm.module is not None:
+        return math.prod(getattr(norm.module, "normalized_shape", ()))
+    return None
+
+
 def family_of(module: nn.Module) -> Family | None:
     """The family of a norm layer, None for any other module."""
     return next((family for cls, family in _CLASSES if isinstance(module, cls)), None)

@@ -11,6 +11,7 @@ from torch import fx
 from bnlint.graph.draws import draws
 from bnlint.graph.gradients import Gradients
 from bnlint.graph.model import AuditedModel, Graph
+from bnlint.graph.norms import Norms, values_per_mean
 from bnlint.graph.ops import SHAPE_ONLY, WEIGHT_LAYERS, Kind, argument, op_name
 from bnlint.signal.describe import label
 from bnlint.signal.statistics import NodeStats
@@ -87,6 +88,7 @@ class _Search:
         self.parameters = dict(model.module.named_parameters(remove_duplicate=False))
         self.zeros = {name for name, p in self.parameters.items() if not bool(p.detach().any())}
         self.drawn = self._after_draws()
+        self.constant = {norm.node for norm in Norms(graph) if values_per_mean(graph, norm) == 1}
 
     def cause(self, name: str) -> tuple[Cause, fx.Node | None] | None:
         """The worst of the causes on all ways to an output, with its op; None where the parameter's op did not run."""
@@ -168,12 +170,12 @@ class _Search:
         return str(node.target) if node.op == "get_attr" else None
 
     def _is_single(self, node: fx.Node) -> bool:
-        """A softmax over one entry is 1 whatever it gets."""
+        """A softmax over one entry is 1 whatever it gets, and a norm over one value its bias."""
         kind, shape = self.graph.kind(node), self.graph.shape(node)
         if kind is Kind.ATTENTION:
             keys = self.graph.shape(node.all_input_nodes[1]) if len(node.all_input_nodes) > 1 else ()
             return 1 in keys[-2:-1]
-        return kind is Kind.SOFTMAX and 1 in shape[1:]
+        return node in self.constant or (kind is Kind.SOFTMAX and 1 in shape[1:])
 
     def _after_draws(self) -> set[fx.Node]:
         found: set[fx.Node] = set()

@@ -53,7 +53,8 @@ class ZeroGradient(Rule):
     Info where it is meant or a matter of the input: behind a layer or factor that starts at zero (the second matrix of
     LoRA, a residual branch that starts as nothing), beside a factor that is zero for the whole batch (an expert that no
     token chose), and for weights that were given only zeros (a first hidden state). Not reported: what a random draw
-    switched off (stochastic depth), a softmax over a single entry, and biases of a layer that does get a gradient.
+    switched off (stochastic depth), a softmax or a norm over a single value (BN118), and biases of a layer that does
+    get a gradient.
 
     References: Lu et al. 2019, Dying ReLU and Initialization (arXiv 1903.06733).
     """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bnlint.rule import Finding, Phase, Rule, Severity
 
 if TYPE_CHECKING:
-    from bnlint.graph.model import AuditedModel, Graph
-    from bnlint.graph.norms import Norm
+    from bnlint.graph.model import AuditedModel
 
 
 class DegenerateNorm(Rule):
@@ -74,12 +72,12 @@ class DegenerateNorm(Rule):
 
     def check(self, model: AuditedModel) -> Iterator[Finding]:
         """Counts the values behind each statistic of instance, group and layer norms."""
-        from bnlint.graph.norms import Norms
+        from bnlint.graph.norms import Norms, values_per_mean
 
         graph = model.graph
         assert graph is not None
         for norm in Norms(graph):
-            if _values(graph, norm) != 1:
+            if values_per_mean(graph, norm) != 1:
                 continue
             shape, error = list(graph.shape(norm.source)), graph.error(norm.node)
             outcome = "training raises ValueError" if error else "the output is its bias, whatever the input"
@@ -90,20 +88,3 @@ class DegenerateNorm(Rule):
                 help="drop this norm, put it before the pooling, or use one with statistics over several channels",
                 evidence={"values": 1, "shape": shape},
             )
-
-
-def _values(graph: Graph, norm: Norm) -> int | None:
-    """How many values one mean is taken over; None for norms that do not subtract a mean."""
-    from bnlint.graph.norms import Family
-
-    shape = graph.shape(norm.source)
-    if len(shape) < 2 or 0 in shape:
-        return None
-    if norm.family is Family.INSTANCE and norm.batch_statistics:
-        unbatched = norm.module is not None and "1d" in type(norm.module).__name__ and len(shape) == 2
-        return shape[1] if unbatched else math.prod(shape[2:])
-    if norm.family is Family.GROUP and norm.groups:
-        return shape[1] // norm.groups * math.prod(shape[2:])
-    if norm.family is Family.LAYER and norm.module is not None:
-        return math.prod(getattr(norm.module, "normalized_shape", ()))
-    return None

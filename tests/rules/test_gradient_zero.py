@@ -146,3 +146,8 @@ def test_a_norm_as_a_function_that_starts_at_zero(found):
     model.norm = norm
     (finding,) = found(model, X, info=True, select=["BN703"], static=False).values()
     assert finding.evidence["cause"] == "a layer or factor that starts at zero"
+
+
+def test_a_norm_over_one_value_is_the_cause(found):
+    model = both(lambda m, x: m.norm(m.side(x)), side=linear(16, 1), norm=nn.LayerNorm(1))
+    assert list(found(model, X, select=["BN118", "BN703"], static=False)) == [("BN118", "norm")]
