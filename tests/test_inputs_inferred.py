@@ -898,6 +898,69 @@ class WaveWithoutChannel(nn.Module):
         return self.fc(F.max_pool1d(F.relu(self.second(x)), 4).mean(-1))
 
 
+@expect(x=(8, 32, 32, 3))
+class ChannelsLast(nn.Module):
+    """All the other axes of the image stay as large as they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+@expect(text=(16,), offsets=(8,))
+class BagOfWords(nn.Module):
+    """All sentences in one row, and where each begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.fc = nn.EmbeddingBag(95, 16), nn.Linear(16, 4)
+
+    def forward(self, text: Tensor, offsets: Tensor) -> Tensor:
+        return self.fc(self.bag(text, offsets))
+
+
+@expect(tokens=(16, 8), lengths=(8,))
+class PackedSequenceFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rnn, self.fc = nn.Embedding(50, 16), nn.GRU(16, 16), nn.Linear(16, 7)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(self.table(tokens), lengths)
+        return self.fc(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0])[0])
+
+
+@expect(src=(16, 8), trg=(16, 8), src_mask=(16, 16), tgt_mask=(16, 16), src_padding_mask=(8, 16))
+class MaskedTranslator(nn.Module):
+    """The sequence in front, but the batch in the padding mask; the other masks say who looks at whom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target = nn.Embedding(60, 16), nn.Embedding(70, 16)
+        self.transformer, self.fc = nn.Transformer(16, 2, 1, 1, 32), nn.Linear(16, 70)
+
+    def forward(self, src: Tensor, trg: Tensor, src_mask: Tensor, tgt_mask: Tensor, src_padding_mask: Tensor) -> Tensor:
+        source, target = self.source(src), self.target(trg)
+        return self.fc(self.transformer(source, target, src_mask, tgt_mask, None, src_padding_mask))
+
+
+@expect(x=(8, 9), edge_index=(2, 16), batch=(8,))
+class PooledGraph(nn.Module):
+    """`batch` is the number of the graph that each node belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message, self.fc = nn.Linear(9, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        row, col = edge_index[0], edge_index[1]
+        x = torch.zeros(len(x), 16).index_add_(0, col, self.message(x[row]))
+        return self.fc(torch.zeros(int(batch.max()) + 1, 16).index_add_(0, batch, x))
+
+
 @expect()
 def without_inputs() -> nn.Module:
     class Constant(nn.Module):

@@ -41,6 +41,8 @@ class Guess:
         """With an axis that something demands to be that long: a layer, when `why` says so."""
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
         free, known = tuple(a for a in self.free if a != axis), (*self.known, axis) if why else self.known
+        if self.ladder == "image" and why == self.why and self.known == (1,) and axis == len(shape) - 1 > 2:
+            shape, free, known = (shape[0], shape[-2], *shape[2:]), tuple(range(1, axis)), (axis,)  # channels last
         return replace(self, shape=shape, free=free, known=known, why=why or self.why)
 
     def scaled(self, sizes: int | tuple[int, ...]) -> Guess:
@@ -127,7 +129,7 @@ class Candidate:
         swapped = {
             path: replace(g, shape=(g.shape[1], g.shape[0], *g.shape[2:]), batch=1, free=(0,)[: len(g.free)])
             for path, g in self.guesses.items()
-            if g.batch == 0 and len(g.shape) >= 2 and g.ladder == "sequence"
+            if g.batch == 0 and len(g.shape) >= 2 and g.ladder == "sequence" and g.fill != 0.0  # torch's padding masks
         }
         return replace(self, guesses={**self.guesses, **swapped})
 

@@ -33,6 +33,8 @@ _WORDS: dict[str, frozenset[str]] = {
         "video": "video videos clip clips frames",
         "signal": "audio wave waveform wav speech sound",
         "points": "xyz",
+        "offsets": "offset offsets",
+        "graph": "batch",
         "number": "alpha lamb lambd lambda temperature temp tau",
         "table": "table tabular vector features feats state action obs observation noise z latent num numer numeric "
         "numerical cont continuous dense",
@@ -152,6 +154,9 @@ class Guesser:
     def _special(self, kind: str, words: set[str]) -> Guess | None:
         batch = self.batch
         if kind == "mask":
+            torchs = any(isinstance(m, (nn.Transformer, nn.TransformerEncoder)) for m in self.model.modules())
+            if torchs and words & {"src", "tgt", "trg"} and not words & {"padding", "pad", "key"}:
+                return Guess((LENGTH, LENGTH), "bool", fill=0.0, batch=None)  # of who looks at whom
             ignored = bool(words & {"padding", "pad", "causal"}) or any(
                 isinstance(m, nn.Transformer) for m, _ in self.wants
             )
@@ -160,6 +165,12 @@ class Guesser:
             return Guess((batch, batch), batch=None)
         if kind == "edges" and "index" in words:
             return Guess((2, 2 * batch), "int64", batch, batch=None)
+        if kind == "edges" and words & {"attr", "attrs", "features", "feats"}:
+            return Guess((2 * batch, LENGTH), batch=None)
+        if kind == "graph" and any("edge" in _words(name) for name in self.parameters):
+            return Guess((batch,), "int64")
+        if kind == "offsets" and self._bagged:
+            return Guess((batch,), "int64", fill=tuple(map(float, range(batch))))
         if kind == "length":
             return Guess((batch,), "int64", fill=float(LENGTH))
         if kind in ("time", "number"):
@@ -180,7 +191,15 @@ class Guesser:
     def _read_by(self, classes: tuple[type, ...]) -> Guess | None:
         """What the first layer of one of these classes takes."""
         found = next((wanted for module, wanted in self.wants if isinstance(module, classes)), None)
+        if found and found.is_ids and self._bagged:
+            return Guess((2 * self.batch,), "int64", found.ids, batch=None, why=found.why)
         return guesses_for(found, self.batch)[0] if found else None
+
+    @property
+    def _bagged(self) -> bool:
+        """True when sentences come one after another, and where each begins."""
+        bags = any(isinstance(module, nn.EmbeddingBag) for module, _ in self.wants)
+        return bags and any(_words(name) & _WORDS["offsets"] for name in self.parameters)
 
     def of_rank(self, rank: int, features: int = 16, channels: int = 3) -> list[Guess]:
         """Tensors with so many axes about which little is known."""

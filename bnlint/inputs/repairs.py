@@ -73,6 +73,8 @@ class Repairs:
         if not inputs:
             return
         kind, module, wanted = node.meta["kind"], graph.module(node), wanted_by(outcome, node)
+        if "error" in node.meta and "len(lengths)" in node.meta["error"].message:  # of a packed sequence
+            yield outcome.candidate.sequence_first()
         if isinstance(module, nn.MultiheadAttention):
             sizes = (module.embed_dim, module.kdim or module.embed_dim, module.vdim or module.embed_dim)
             for operand, size in zip(inputs, sizes, strict=False):

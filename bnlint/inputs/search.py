@@ -89,7 +89,7 @@ class Search:
                 self._push(score, 0, proposal)
             else:  # a video is no cube: usual sizes first
                 self._push(score, 3 if proposal.ladder == "volume" else 0, (outcome, proposal))
-        if outcome.right and outcome.swapped_layout:
+        if outcome.swapped_layout:
             self._push(score, 1, outcome.candidate.sequence_first())
         for candidate in from_message(outcome, self.guesser):
             self._push(score, 3 if outcome.graph.op_count else 1, candidate)

@@ -117,7 +117,8 @@ class Trials:
 
     def _record(self, candidate: Candidate, *, fake: bool) -> Outcome | None:
         batch = self.batch if candidate.batch is None else candidate.batch
-        batch = batch if fake or batch != self.batch else min(2, batch)
+        counted = any(g.batch is None and g.high for g in candidate.guesses.values())  # ids of samples: a graph's edges
+        batch = batch if fake or batch != self.batch or counted else min(2, batch)
         generator = torch.Generator().manual_seed(self.seed)
         dtype = model_dtype(self.model)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
