@@ -1151,6 +1151,24 @@ def test_when_nothing_fits_the_finding_says_what_to_write() -> None:
     assert finding.location is not None and finding.location.line == line
 
 
+class EdgeFeatures(nn.Module):
+    """The first layer takes three inputs together: that their widths do not add up is no fault of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message, self.update, self.fc = nn.Linear(22, 16), nn.GRUCell(16, 9), nn.Linear(9, 1)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        row, col = edge_index[0], edge_index[1]
+        messages = self.message(torch.cat((x[row], x[col], edge_attr), -1))
+        return self.fc(self.update(torch.zeros(len(x), 16).index_add_(0, col, messages), x))
+
+
+def test_a_layer_that_no_guess_suits_is_not_blamed() -> None:
+    with pytest.raises(InputError):
+        infer(EdgeFeatures())
+
+
 def test_the_search_is_bounded() -> None:
     class Counted(Unguessable):
         calls = 0

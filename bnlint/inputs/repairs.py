@@ -68,6 +68,17 @@ class Repairs:
             found.proposals += [gap for node in views for gap in self._of_fold(outcome, node)]
         return found
 
+    def unconfirmed(self, outcome: Outcome) -> bool:
+        """True when the first op that failed is a layer on inputs that no other layer takes."""
+        taken: set[Path] = set()
+        for node in outcome.graph.nodes:
+            if node.all_input_nodes and wanted_by(outcome, node) is not None:
+                paths = self._upstream(outcome, node.all_input_nodes[0])
+                if node in outcome.failures[:1]:
+                    return bool(paths) and not taken & {*paths}
+                taken |= {*paths}
+        return False
+
     def _of_node(self, outcome: Outcome, node: fx.Node) -> Proposals:
         graph, inputs = outcome.graph, node.all_input_nodes
         if not inputs:

@@ -87,6 +87,8 @@ def _usable(search: Search, outcome: Outcome) -> bool:
     """False when the failures may be the guess's fault and not the model's."""
     if outcome.right or isinstance(outcome.recording.error, _OWN_FAULT):
         return True
+    if not outcome.candidate.told and search.repairs.unconfirmed(outcome):
+        return False
     found = search.repairs.of_failures(outcome)
     candidates = [proposal for proposal in found.proposals if isinstance(proposal, Candidate)]
     if found.hopeless or (found.proposals and not candidates):
