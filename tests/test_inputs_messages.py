@@ -116,3 +116,27 @@ def test_nothing_is_proposed_for_a_model_that_never_works() -> None:
 def test_nothing_is_proposed_for_an_input_that_fits() -> None:
     report = audit_module(Digits(), told("8x1x14x14"))
     assert report.status == "ok" and not any(written(note) for note in report.notes)
+
+
+class Observations(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        return self.head(obs["state"])
+
+
+def test_no_option_is_proposed_for_tensors_inside_of_a_container() -> None:
+    (finding,) = engines(audit_module(Observations(), told("obs=8x16")))
+    assert "--input-fn" in finding.help and "obs.state=8x16" in finding.help and not written(finding.help)
+
+
+class ByName(Observations):
+    def forward(self, *, state: Tensor, scale: float = 1.0) -> Tensor:
+        return self.head(state) * scale
+
+
+def test_inputs_that_are_only_taken_by_name() -> None:
+    with pytest.raises(InputError, match="takes `state` by name only, as in --input 'state="):
+        resolve(ByName(), told("8x16"))

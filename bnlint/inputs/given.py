@@ -56,7 +56,9 @@ def nearest(model: nn.Module, job: Job) -> str:
 
 
 def options(candidate: Candidate) -> str:
-    """The `--input` options that say this; a name in front of every one."""
+    """The `--input` options that say this; a name in front of every one, which no tensor inside a dict or list has."""
+    if any(len(path) > 1 for path in candidate.guesses):
+        return f"--input-fn file.py:make_inputs, a function that returns {candidate}"
     rows = [f"{path_name(path)}={_spec(guess)}" for path, guess in candidate.guesses.items()]
     rows += [f"{name}={value!r}" for name, value in candidate.plain.items()]
     return " ".join(f"--input '{row}'" for row in rows)

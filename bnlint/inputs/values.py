@@ -233,6 +233,9 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     starred = next((p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL), None)
     names = [p.name for p in positional[: len(args)]]
     if len(args) > len(positional):
+        named = [p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY and is_required(p)]
+        if starred is None and named and not positional:
+            raise _misfit(model, f"takes {_listed(named)} by name only, as in --input '{named[0]}=8x16'")
         if starred is None:
             raise _misfit(model, f"takes {_count(len(positional))}, and {len(args)} were given")
         names += [f"{starred}_{index}" for index in range(len(args) - len(positional))]

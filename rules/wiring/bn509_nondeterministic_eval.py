@@ -177,6 +177,9 @@ def _explain(repeat: Repeat, node: fx.Node) -> tuple[bool, str, str]:
             f"`{name}` draws new numbers at every call",
             "for a fixed output use the mean, or a fixed generator",
         )
+    chosen = next((op_name(n) for n in repeat.changed if draws(n) and n not in repeat.graph.to_output), "")
+    if chosen:
+        return False, f"forward goes by a number that `{chosen}` draws", "draw it only `if self.training:`"
     return False, f"`{name}` gets the same tensors and gives another result", "look for a state kept between calls"
 
 

@@ -129,6 +129,11 @@ def test_finding_is_at_the_op_that_differs():
     assert row.evidence["difference"] > 0.1
 
 
+def test_a_number_that_was_drawn_and_taken_out_is_the_cause():
+    (row,) = check(with_layers(lambda m, x: m.b(x) * torch.rand(1).item())).findings
+    assert row.code == "BN509" and "`rand`" in row.message and "training" in row.help
+
+
 class Rate(nn.Module):
     """drop-04: the first evaluation switches dropout off for good."""
 
