@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 
 from bnlint.graph.model import AuditedModel, Graph
 from bnlint.graph.operands import clashes, guessed
-from bnlint.graph.ops import Kind, argument, op_name, shape_of, upstream
+from bnlint.graph.ops import Kind, argument, op_name, shape_of
 
 _LARGEST = 1 << 22  # values; a replayed tensor may not be larger
 _REPLAYED = frozenset((Kind.FACTORY, Kind.INDEX, Kind.EXPAND, Kind.RESHAPE, Kind.PERMUTE, Kind.SAME, Kind.ADD)) | {
@@ -63,7 +63,10 @@ def _rows(graph: Graph, node: fx.Node) -> int | None:
 
 
 def _input(ids: fx.Node) -> str:
-    return next((str(node.target) for node in upstream(ids) if node.op == "placeholder"), "")
+    if ids.op == "placeholder" or ids.meta["kind"] is Kind.FACTORY:
+        return str(ids.target) if ids.op == "placeholder" else ""
+    operands = ids.all_input_nodes[: 1 if op_name(ids).endswith("_as") else None]  # `expand_as` reads a shape
+    return next(filter(None, map(_input, operands)), "")
 
 
 def _integers(model: AuditedModel, graph: Graph) -> dict[fx.Node, torch.Tensor]:

@@ -80,6 +80,16 @@ def test_indices_beyond_the_table(found, model, path, rows, highest):
     assert f"nn.Embedding({highest + 1}, 8)" in finding.help
 
 
+class Expanded(Words):
+    def forward(self, ids):
+        return self.words(ids) + self.places(torch.arange(ids.shape[1]).expand_as(ids))
+
+
+def test_positions_that_the_model_makes_are_not_laid_to_the_input(found):
+    finding = found(Expanded(50, 12), "int64[4,16]<50")["BN212", "places"]
+    assert finding.evidence["highest"] == 15 and "`ids`" not in finding.message
+
+
 def test_negative_index(found):
     ids = torch.arange(64).view(4, 16) % 50 - 1
     assert found(Words(50, 16), {"ids": ids})["BN212", "words"].evidence["lowest"] == -1
