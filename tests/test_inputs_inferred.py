@@ -1169,6 +1169,30 @@ def test_a_layer_that_no_guess_suits_is_not_blamed() -> None:
         infer(EdgeFeatures())
 
 
+class Table(nn.Module):
+    def __init__(self, length: int, token: bool = False, embedded: bool = False) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 12, 12)
+        self.token = nn.Parameter(torch.zeros(1, int(token), 16))
+        self.table = nn.Parameter(torch.zeros(1, length, 16))
+        self.places = nn.Embedding(length, 16) if embedded else None
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x).flatten(2).transpose(1, 2)
+        y = torch.cat([self.token.expand(len(y), -1, -1), y], 1) if self.token.shape[1] else y
+        table = self.table if self.places is None else self.places(torch.arange(self.table.shape[1]))
+        return self.head((y + table).mean(1))
+
+
+def test_a_table_of_positions_of_pictures_that_are_not_square() -> None:
+    shape = infer(Table(15)).tensors[0].shape
+    assert sorted(side // 12 for side in shape[2:]) == [3, 5]
+    for model in (Table(16, token=True), Table(15, embedded=True), Table(17)):  # 17 may be one row of patches
+        with pytest.raises(InputError):
+            infer(model)
+
+
 def test_the_search_is_bounded() -> None:
     class Counted(Unguessable):
         calls = 0

@@ -21,6 +21,7 @@ from bnlint.inputs.values import Inputs
 from bnlint.signal.predict import Prediction
 from bnlint.signal.probe import ProbeFacts, probe
 from bnlint.signal.statistics import NodeStats
+from bnlint.signal.value import comparable, gaussian
 
 from .zoo import ENTRIES, Entry
 
@@ -445,3 +446,21 @@ def test_depthwise_neighbours_share_large_inputs(activation: Callable[[], nn.Mod
     net = nn.Sequential(*layers, *end)
     expected, measured = last(net, torch.randn(32, 32, 16, 16, generator=torch.Generator().manual_seed(2)))
     assert expected.spread == pytest.approx(measured.spread, rel=0.06)
+
+
+def test_positions_times_features_are_not_all_told_apart():
+    positions = gaussian(torch.linspace(0.5, 1.5, 512)[:, None], torch.zeros(512, 1), (512, 1))
+    features = gaussian(torch.zeros(1, 4096), torch.linspace(1, 2, 4096), (512, 4096))
+    some, others = comparable((positions, features), 2)
+    assert (some.features, others.features) == ((1, 1), (1, 4096))
+    assert float(some.mean) == pytest.approx(1.0) and some.noise == pytest.approx(1 / 12, rel=0.01)
+    assert [v.features for v in comparable((features, features), 2)] == [(1, 4096), (1, 4096)]
+
+
+def test_a_long_sequence_of_many_features():
+    scale = torch.linspace(0.5, 1.5, 512)[:, None]
+    model, x = Apply(lambda x, layer: layer(x) * scale, nn.Linear(64, 4096)), torch.randn(4, 512, 64)
+    graph = recorded(model, x)
+    predicted = Prediction(graph, model).stats[graph.outputs[0].name]
+    with torch.no_grad():
+        assert math.sqrt(predicted.second_moment) == pytest.approx(float(model(x).square().mean().sqrt()), rel=0.05)

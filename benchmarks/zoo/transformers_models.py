@@ -70,6 +70,7 @@ _MORE: dict[str, dict[str, Any]] = {  # what the default configuration leaves ou
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "superglue": {"hidden_size": 256, "keypoint_encoder_sizes": [32, 64]},
+    "timesfm2_5": {"context_length": 1024},
 }
 
 

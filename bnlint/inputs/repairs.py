@@ -69,7 +69,14 @@ class Repairs:
         return found
 
     def unconfirmed(self, outcome: Outcome) -> bool:
-        """True when the first op that failed is a layer on inputs that no other layer takes."""
+        """True when the first op that failed is a layer on inputs that no other layer takes, or a table of positions.
+
+        There may be an input of other sides, not tried, for which the table is as long as the sequence.
+        """
+        for node in outcome.failures[:1]:
+            with_table = _joins(node) and not all(from_input(n) for n in node.all_input_nodes)
+            if with_table and any(isinstance(p, Gap) and p.axis is not None for p in self._of_node(outcome, node)):
+                return True
         taken: set[Path] = set()
         for node in outcome.graph.nodes:
             if node.all_input_nodes and wanted_by(outcome, node) is not None:
@@ -201,7 +208,8 @@ class Repairs:
             ladder, (length, sides) = outcome.candidate.ladder, observed(outcome, operand, axis)
             if ladder and fixed and size % fixed == 0 and (sides or not atoms):
                 spatial = node.meta["kind"] is Kind.LINEAR and fixed == len(sides) == len(atoms) == 1
-                yield Gap(node.name, position, axis, size, length, sides if fixed > 1 else (), ladder, spatial)
+                oblong = fixed > 1 or (_joins(node) and any(n.op == "get_attr" for n in node.all_input_nodes))
+                yield Gap(node.name, position, axis, size, length, sides if oblong else (), ladder, spatial)
 
     def _of_atom(
         self, outcome: Outcome, node: fx.Node, atom: Atom, rest: int, size: int, why: str
@@ -298,6 +306,10 @@ class Repairs:
         before, after = outcome.graph.shape(node.all_input_nodes[0]), outcome.graph.shape(node)
         if before and after and before[0] == outcome.batch != after[0]:
             yield from (gap for gap in self._of_view(outcome, node) if isinstance(gap, Gap))
+
+
+def _joins(node: fx.Node) -> bool:
+    return node.meta["kind"] in (Kind.ADD, Kind.MUL)
 
 
 def _of_fixed_batch(outcome: Outcome, node: fx.Node) -> Iterator[Candidate]:

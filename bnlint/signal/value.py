@@ -146,6 +146,17 @@ def collapsed(value: Value, dims: Iterable[int]) -> Value:
     return made
 
 
+def comparable(values: Iterable[Value], ndim: int) -> list[Value]:
+    """The values with so few features that those of an op on all of them, with `ndim` axes, can be told apart."""
+    found = list(values)
+    for d in range(ndim - 1):
+        layouts = [(1,) * (ndim - len(v.features)) + v.features for v in found]
+        if math.prod(map(max, *layouts, layouts[0])) <= MOST:
+            break
+        found = [collapsed(v, [k] if (k := d - ndim + len(v.features)) >= 0 else []) for v in found]
+    return found
+
+
 def settled(value: Value) -> Value:
     """The value when its positions have become features: what was fixed across samples now tells features apart."""
     if value.fixed == 0 or value.mean.numel() == 1:

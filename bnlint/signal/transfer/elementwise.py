@@ -12,7 +12,7 @@ from torch.nn import functional
 from bnlint.graph.activations import activation_name
 from bnlint.graph.ops import Kind, argument, op_name
 from bnlint.signal.transfer.base import Unknown, data, transfer
-from bnlint.signal.value import POINTS, WEIGHTS, Value, gaussian, shares, uniform
+from bnlint.signal.value import POINTS, WEIGHTS, Value, comparable, gaussian, shares, uniform
 
 if TYPE_CHECKING:
     from bnlint.graph.model import Graph
@@ -80,7 +80,7 @@ def add(walk: Walk, node: fx.Node) -> Value:
     factor = (alpha if isinstance(alpha, (int, float)) else 1) * (1 if name in ("add", "iadd") else -1)
     for source in node.all_input_nodes:
         walk.scale(node, source, float(factor) ** 2 if source is node.args[1] else 1.0)
-    a, b = (v for v in found if v is not None)
+    a, b = comparable((v for v in found if v is not None), len(walk.graph.shape(node)))
     mean, variance = a.mean + factor * b.mean, a.variance + factor**2 * b.variance
     return _joined(walk, node, [a, b], [a.noise, factor**2 * b.noise], mean, variance)
 
@@ -95,7 +95,7 @@ def mul(walk: Walk, node: fx.Node) -> Value:
     divides = op_name(node) in ("div", "truediv", "true_divide", "divide", "floor_divide")
     if len(moving) <= 1 or len({id(v.base) for v in moving}) == 1:
         return _on_grid(walk, node)
-    a, b = (v for v in found if v is not None)
+    a, b = comparable((v for v in found if v is not None), len(walk.graph.shape(node)))
     if divides:
         b = _inverse(b)
     walk.scale(node, node.args[0], b.power)  # type: ignore[arg-type]
@@ -212,6 +212,7 @@ def _on_grid(walk: Walk, node: fx.Node) -> Value:
     moving = [v for v in given.values() if not v.constant]
     lead = max(moving or list(given.values()), key=lambda v: (len(v.shape), v.mean.numel()))
     ndim = len(shape)
+    given = dict(zip(given, comparable(given.values(), ndim), strict=True))
     grids = {n: _points(v, ndim) for n, v in given.items()}
     full = [
         max(sizes) for sizes in zip(*(g.shape for g in grids.values()), strict=True)
