@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from tabulate import tabulate
 from torch import nn
